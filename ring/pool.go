@@ -1,0 +1,156 @@
+package ring
+
+import (
+	"fmt"
+	"math/bits"
+	"syscall"
+	"unsafe"
+)
+
+// Pool hands out memory that the Go heap does not know: one mapping per core,
+// cut by a buddy allocator. A Pool belongs to its core's goroutine; nothing in it
+// locks and nothing allocates. It is bounded: Get says no when it is full, and
+// the caller must have an answer to that.
+//
+// Pages are touched, and so become resident, only as they are handed out.
+type Pool struct {
+	arena []byte
+	base  uintptr
+	// order[i] describes the block that starts at unit i: the low bits are its
+	// order (size poolUnit<<order), poolUsed marks it handed out. It is 0xff inside a block.
+	order []uint8
+	next  []int32 // free lists, by unit; -1 ends
+	prev  []int32
+	free  [poolOrders]int32
+	used  int
+}
+
+const (
+	poolUnit   = 1024 // the smallest block
+	poolOrders = 22   // the largest block: 2 GiB
+	poolUsed   = 0x80
+	poolInside = 0xff
+)
+
+// NewPool maps a pool of at least size bytes (rounded up to a power of two).
+func NewPool(size int) (*Pool, error) {
+	if size < poolUnit {
+		size = poolUnit
+	}
+	order := bits.Len(uint((size - 1) / poolUnit))
+	if order >= poolOrders {
+		return nil, fmt.Errorf("ring: a pool of %d bytes is larger than %d", size, poolUnit<<(poolOrders-1))
+	}
+	size = poolUnit << order
+	arena, err := syscall.Mmap(-1, 0, size, syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_ANON|syscall.MAP_PRIVATE|syscall.MAP_NORESERVE)
+	if err != nil {
+		return nil, fmt.Errorf("ring: map a pool of %d bytes: %w", size, err)
+	}
+	units := size / poolUnit
+	p := &Pool{
+		arena: arena,
+		base:  uintptr(unsafe.Pointer(unsafe.SliceData(arena))),
+		order: make([]uint8, units),
+		next:  make([]int32, units),
+		prev:  make([]int32, units),
+	}
+	for i := range p.free {
+		p.free[i] = -1
+	}
+	for i := range p.order {
+		p.order[i] = poolInside
+	}
+	p.push(0, order)
+	return p, nil
+}
+
+// Close unmaps the pool.
+func (p *Pool) Close() error { return syscall.Munmap(p.arena) }
+
+// Size is the pool's size and Used how much of it is handed out, in bytes
+// (blocks are powers of two of 1 KiB).
+func (p *Pool) Size() int { return len(p.arena) }
+
+// Used is how much is handed out, in bytes, rounded up to blocks.
+func (p *Pool) Used() int { return p.used }
+
+// Get returns n bytes (their content is arbitrary, the capacity is the block's),
+// or nil when the pool has no block of that size left.
+func (p *Pool) Get(n int) []byte {
+	if n <= 0 {
+		panic(fmt.Sprintf("BUG: pool: get of %d bytes", n))
+	}
+	want := bits.Len(uint((n - 1) / poolUnit))
+	o := want
+	for o < poolOrders && p.free[o] < 0 {
+		o++
+	}
+	if o >= poolOrders {
+		return nil
+	}
+	u := p.free[o]
+	p.pop(u, o)
+	for o > want { // the upper half goes back
+		o--
+		p.push(u+int32(1)<<o, o)
+	}
+	p.order[u] = uint8(want) | poolUsed
+	size := poolUnit << want
+	p.used += size
+	at := int(u) * poolUnit
+	return p.arena[at : at+n : at+size]
+}
+
+// Put gives back what Get returned (any slice that starts where it started).
+func (p *Pool) Put(b []byte) {
+	at := uintptr(unsafe.Pointer(unsafe.SliceData(b))) - p.base
+	if at >= uintptr(len(p.arena)) || at%poolUnit != 0 {
+		panic(fmt.Sprintf("BUG: pool: put of memory at %d that it did not hand out", at))
+	}
+	u := int32(at / poolUnit)
+	o := p.order[u]
+	if o == poolInside || o&poolUsed == 0 {
+		panic(fmt.Sprintf("BUG: pool: put of block %d twice (order %#x)", u, o))
+	}
+	order := int(o &^ poolUsed)
+	p.used -= poolUnit << order
+	p.order[u] = poolInside
+	units := int32(len(p.order))
+	for {
+		buddy := u ^ int32(1)<<order
+		if buddy+int32(1)<<order > units || p.order[buddy] != uint8(order) {
+			break
+		}
+		p.pop(buddy, order)
+		p.order[buddy] = poolInside
+		u = min(u, buddy)
+		order++
+	}
+	p.push(u, order)
+}
+
+// Owns says whether b starts in this pool's memory.
+func (p *Pool) Owns(b []byte) bool {
+	return uintptr(unsafe.Pointer(unsafe.SliceData(b)))-p.base < uintptr(len(p.arena))
+}
+
+func (p *Pool) push(u int32, order int) {
+	p.order[u] = uint8(order)
+	p.prev[u] = -1
+	p.next[u] = p.free[order]
+	if n := p.free[order]; n >= 0 {
+		p.prev[n] = u
+	}
+	p.free[order] = u
+}
+
+func (p *Pool) pop(u int32, order int) {
+	if prev := p.prev[u]; prev >= 0 {
+		p.next[prev] = p.next[u]
+	} else {
+		p.free[order] = p.next[u]
+	}
+	if n := p.next[u]; n >= 0 {
+		p.prev[n] = p.prev[u]
+	}
+}
