@@ -1,0 +1,187 @@
+package log
+
+import (
+	"bytes"
+	"fmt"
+	"slices"
+	"testing"
+
+	"github.com/millrace/millrace/engine/journal"
+	"github.com/millrace/millrace/engine/record"
+	"github.com/millrace/millrace/ring"
+	"github.com/millrace/millrace/ring/sim"
+)
+
+// memoryJournal is a journal in memory that survives every crash. Entries become
+// durable one by one, with turn.
+type memoryJournal struct {
+	io       ring.IO
+	queued   []*journal.Entry
+	durable  []journal.Entry
+	attached int
+	full     bool
+	fail     error
+}
+
+func (m *memoryJournal) Submit(e *journal.Entry) { m.queued = append(m.queued, e) }
+func (m *memoryJournal) EntryMax() int           { return 300 }
+func (m *memoryJournal) Full() bool              { return m.full }
+func (m *memoryJournal) Attach(journal.Partition) {
+	m.attached++
+}
+func (m *memoryJournal) Detach(journal.Partition) { m.attached-- }
+func (m *memoryJournal) Cut(p journal.Partition, offset int64) {
+	m.durable = slices.DeleteFunc(m.durable, func(e journal.Entry) bool {
+		return e.Key == p.JournalKey() && e.Kind == journal.Append && e.End <= offset
+	})
+}
+
+// turn makes the next entry durable.
+func (m *memoryJournal) turn() bool {
+	if len(m.queued) == 0 {
+		return false
+	}
+	e := m.queued[0]
+	m.queued = m.queued[1:]
+	if m.fail == nil {
+		k := *e
+		k.Bufs = [][]byte{bytes.Join(e.Bufs, nil)}
+		k.Done, k.Next = nil, nil
+		m.durable = append(m.durable, k)
+	}
+	e.Done.Durable(e, m.fail)
+	return true
+}
+
+func (m *memoryJournal) Replay(apply func(*journal.Entry) error) error {
+	for i := range m.durable {
+		if err := apply(&m.durable[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func TestJournal(t *testing.T) {
+	for seed := range uint64(40) {
+		r := newRig(t, seed)
+		twin := &memoryJournal{}
+		r.cores.Journal, r.replay = twin, twin
+		r.config.Policy = Journal
+		r.config.SegmentBytes = 1500
+		r.open()
+		l := r.create("t")
+		both := func(what string, done func() bool) {
+			t.Helper()
+			for i := 0; !done(); i++ {
+				if twin.turn(); !r.turn() && len(twin.queued) == 0 && !done() || i > 10000 {
+					t.Fatalf("seed %d: not yet: %s", seed, what)
+				}
+			}
+		}
+		ask := func(what string, do func(Done)) {
+			t.Helper()
+			told := false
+			do(DoneFunc(func(_ *Log, err error) {
+				if told = true; err != nil {
+					t.Fatalf("seed %d: %s: %v", seed, what, err)
+				}
+			}))
+			both(what, func() bool { return told })
+		}
+		ask("epoch", func(d Done) { l.StartEpoch(2, d) })
+		var want []byte
+		add := func(b []byte) {
+			a := r.add(l, b)
+			k := record.Batch(bytes.Clone(b))
+			k.SetBaseOffset(a.BaseOffset)
+			k.SetLeaderEpoch(2)
+			want = append(want, k...)
+			if r.world.Random()%2 == 0 {
+				r.turn()
+				twin.turn()
+			}
+		}
+		for i := range 30 {
+			add(batch(1, fmt.Sprint("n", i)))
+			if i == 20 {
+				add(stamped(1, 900)) // goes round
+			}
+		}
+		both("stable", func() bool { return l.Stable() == l.LogEnd() })
+		if l.synced == l.LogEnd() && seed == 0 {
+			t.Fatal("everything went round the journal")
+		}
+		if seed%2 == 0 { // a cut is an entry too
+			ask("truncate", func(d Done) { l.Truncate(26, d) })
+			var kept []byte
+			for rest := want; ; {
+				k, next, err := record.Next(rest)
+				if err != nil || k.LastOffset() >= 26 {
+					break
+				}
+				kept, rest = append(kept, k...), next
+			}
+			want = kept
+			add(batch(1, "after"))
+			both("stable", func() bool { return l.Stable() == l.LogEnd() })
+		}
+		l.SetHighWatermark(l.LogEnd())
+		ask("log start", func(d Done) { l.AdvanceLogStart(3, d) })
+		end := l.LogEnd()
+		// Power goes; the segments were dirty pages.
+		r.disk.Crash(sim.PowerLossClean)
+		r.disk.Restart()
+		r.open()
+		l = r.find("t")
+		if l.LogEnd() != end || l.Flushed() != end || l.LogStart() != 3 || l.LatestEpoch() != 2 {
+			t.Fatalf("seed %d: %d..%d of %d, flushed %d, epoch %d: %v", seed, l.LogStart(), l.LogEnd(), end, l.Flushed(), l.LatestEpoch(), r.report)
+		}
+		l.logStart = 0 // to compare all
+		if got, err := r.all(l, end); err != nil || !bytes.Equal(got, want) {
+			t.Fatalf("seed %d: %v, %d bytes of %d", seed, err, len(got), len(want))
+		}
+		// Replayed data is in the files for good: without the journal it is still there.
+		twin.durable = nil
+		r.disk.Crash(sim.PowerLossClean)
+		r.disk.Restart()
+		r.open()
+		if l = r.find("t"); l.LogEnd() != end {
+			t.Fatalf("seed %d: %d of %d after the second start", seed, l.LogEnd(), end)
+		}
+	}
+}
+
+func TestJournalRefused(t *testing.T) {
+	r := newRig(t, 1).open()
+	l := r.create("t")
+	cfg := l.Config()
+	cfg.Policy = Journal
+	if err := l.SetConfig(cfg); err == nil || l.Config().Policy == Journal {
+		t.Fatalf("policy journal without one: %v", err)
+	}
+	u, err := r.dir.Create("u", 0, [16]byte{}, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := u.Attach(r.core, &r.owner); err == nil {
+		t.Fatal("attached without a journal")
+	}
+}
+
+func TestJournalFails(t *testing.T) {
+	r := newRig(t, 1)
+	twin := &memoryJournal{fail: sim.ErrCrashed}
+	r.cores.Journal = twin
+	r.config.Policy = Journal
+	r.open()
+	l := r.create("t")
+	r.add(l, batch(1, "x"))
+	for range 100 {
+		r.turn()
+		twin.turn()
+	}
+	if l.Err() == nil || l.Stable() != 0 || len(r.owner.failed) != 1 {
+		t.Fatalf("fenced: %v, stable %d", l.Err(), l.Stable())
+	}
+}

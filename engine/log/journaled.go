@@ -1,0 +1,89 @@
+package log
+
+import (
+	"github.com/millrace/millrace/engine/journal"
+	"github.com/millrace/millrace/ring"
+)
+
+// entryOp takes batches from the tail to the core's journal, under Journal. One is
+// in flight for each log and covers all that was appended since the last.
+type entryOp struct {
+	journal.Entry
+	log    *Log
+	busy   bool
+	bufs   [ring.IOVMax][]byte
+	chunks [ring.IOVMax]*chunk
+	n      int
+}
+
+// kickJournal submits what is in the tail and not in the journal.
+func (l *Log) kickJournal() {
+	e := &l.entry
+	if e.busy || l.cfg.Policy != Journal || l.fence != nil || l.cutting || l.deleting {
+		return
+	}
+	t := &l.tail
+	for t.fresh < t.len() && t.at(t.fresh).journaled == len(t.at(t.fresh).buf) {
+		t.fresh++
+	}
+	if t.fresh == t.len() {
+		return
+	}
+	if l.synced < l.journalGap { // flushed is a prefix: what came before goes first
+		l.syncWanted = max(l.syncWanted, l.journalGap)
+		return
+	}
+	entryMax := l.core.journal.EntryMax()
+	e.n, e.Size = 0, 0
+	for i := t.fresh; i < t.len() && e.n < ring.IOVMax; i++ {
+		k := t.at(i)
+		to, end := k.walk(k.journaled, k.end, entryMax-e.Size)
+		if to == k.journaled {
+			break
+		}
+		if e.n == 0 {
+			e.Base = k.batchAt(k.journaled).BaseOffset()
+		}
+		k.retain()
+		e.chunks[e.n], e.bufs[e.n] = k, k.buf[k.journaled:to:to]
+		e.n++
+		e.Size += to - k.journaled
+		e.End = end
+		if to < len(k.buf) {
+			break
+		}
+	}
+	if e.n == 0 {
+		// One batch that is too large: it, and all that is behind it by now,
+		// goes round the journal.
+		for i := t.fresh; i < t.len(); i++ {
+			t.at(i).journaled = len(t.at(i).buf)
+		}
+		t.fresh = t.len()
+		l.journalGap = l.logEnd
+		l.syncWanted = max(l.syncWanted, l.logEnd)
+		l.kickSync()
+		return
+	}
+	e.busy = true
+	e.Key, e.Kind, e.LeaderEpoch, e.Bufs, e.Done = l.JournalKey(), journal.Append, l.epochs.latest(), e.bufs[:e.n], e
+	l.core.journal.Submit(&e.Entry)
+}
+
+// Durable moves flushed.
+func (e *entryOp) Durable(_ *journal.Entry, err error) {
+	l := e.log
+	e.busy = false
+	for i, k := range e.chunks[:e.n] {
+		k.journaled += len(e.bufs[i])
+		e.chunks[i], e.bufs[i] = nil, nil
+		l.core.unretain(k)
+	}
+	if err != nil {
+		l.fail("journal", err)
+	} else if l.fence == nil && l.synced >= l.journalGap {
+		l.advanceFlushed(e.End)
+		l.owner.Advanced(l)
+	}
+	l.step()
+}

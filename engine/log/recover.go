@@ -1,0 +1,705 @@
+package log
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/millrace/millrace/engine/journal"
+	"github.com/millrace/millrace/engine/record"
+	"github.com/millrace/millrace/ring"
+)
+
+// LogReport says what recovery did to one log.
+type LogReport struct {
+	Topic         string
+	Partition     int32
+	Clean         bool  // closed cleanly: nothing was scanned
+	RecoveryPoint int64 // as the checkpoint had it
+	LogStart      int64
+	LogEnd        int64
+	Checked       int64    // bytes read and checked
+	Cut           int64    // bytes cut off behind the last whole batch
+	CutAt         string   // file and position; empty when nothing was cut
+	Rebuilt       int      // segments whose indexes were made again
+	Mended        []string // after a clean close: files that were not as they had been left, and were made again
+	Replayed      int      // batches from the journal
+	Nanos         int64
+	Damage        error // why the log came up fenced; nil: it did not
+}
+
+func (r *LogReport) String() string {
+	s := fmt.Sprintf("%s-%d: offsets %d to %d", r.Topic, r.Partition, r.LogStart, r.LogEnd)
+	if r.Clean {
+		s += ", closed cleanly"
+		if len(r.Mended) > 0 {
+			s += ", made again: " + strings.Join(r.Mended, ", ")
+		}
+		if r.Damage != nil {
+			s += fmt.Sprintf(", DAMAGED and fenced: %v", r.Damage)
+		}
+		return s
+	}
+	s += fmt.Sprintf(", recovery point %d: %d bytes checked, %d indexes made again", r.RecoveryPoint, r.Checked, r.Rebuilt)
+	if r.Replayed > 0 {
+		s += fmt.Sprintf(", %d batches from the journal", r.Replayed)
+	}
+	if r.CutAt != "" {
+		s += fmt.Sprintf(", torn tail of %d bytes cut at %s", r.Cut, r.CutAt)
+	}
+	if r.Damage != nil {
+		s += fmt.Sprintf(", DAMAGED and fenced: %v", r.Damage)
+	}
+	return s + fmt.Sprintf(", %.1f ms", float64(r.Nanos)/1e6)
+}
+
+// recovery is one log on its way up: scanned, then replayed into, then finished.
+type recovery struct {
+	log       *Log
+	host      ring.Host
+	clean     bool
+	trust     int64 // the recovery point; MaxInt64 after a clean close
+	highMark  int64 // from the checkpoints
+	startAt   int64
+	now       int64
+	report    LogReport
+	scan      scanner
+	dirty     map[*segment]bool // to be synced
+	epochsIn  []byte            // as the file has them
+	snapshots []int64           // the files there are
+	removed   bool              // the journal says that it was: the directory goes
+}
+
+// syncNames makes durable what recovery is about to see: a process that was killed may have
+// made, renamed or removed files without the sync that was to follow.
+func (r *recovery) syncNames() error { return r.host.SyncDir(r.log.path) }
+
+// recoverLog scans one partition's directory. The log it leaves is not ready for
+// appends before finish.
+func recoverLog(r *recovery) error {
+	l := r.log
+	if err := r.readDir(); err != nil {
+		return err
+	}
+	return r.scanSegments(l)
+}
+
+// readDir cleans the directory up and finds out what is in it.
+func (r *recovery) readDir() error {
+	l, h := r.log, r.host
+	entries, err := h.ReadDir(l.path)
+	if err != nil {
+		return err
+	}
+	var bases, swaps []int64
+	changed, incarnated := false, false
+	remove := func(name string) error {
+		changed = true
+		return h.Remove(filepath.Join(l.path, name))
+	}
+	for _, e := range entries {
+		switch name := e.Name; {
+		case e.Dir:
+		case strings.HasSuffix(name, suffixDeleted), strings.HasSuffix(name, suffixCleaned), strings.HasSuffix(name, ".tmp"):
+			err = remove(name)
+		case strings.HasSuffix(name, suffixLog+suffixSwap):
+			if base, ok := parseFileName(name, suffixLog+suffixSwap); ok {
+				swaps = append(swaps, base)
+			}
+		case strings.HasSuffix(name, suffixSwap): // an index: it is made again
+			err = remove(name)
+		default:
+			if base, ok := parseFileName(name, suffixLog); ok {
+				bases = append(bases, base)
+			} else if at, ok := parseFileName(name, suffixSnapshot); ok {
+				l.producer.snapshots = append(l.producer.snapshots, at)
+			} else if n, ok := parseIncarnation(name); ok {
+				l.incarnation, incarnated = n, true
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+	for _, base := range swaps {
+		if bases, err = r.finishSwap(base, bases); err != nil {
+			return err
+		}
+		changed = true
+	}
+	slices.Sort(bases)
+	slices.Sort(l.producer.snapshots)
+	// Indexes without a log are what a removal left.
+	for _, e := range entries {
+		for _, suffix := range []string{suffixIndex, suffixTime, suffixTxn} {
+			if base, ok := parseFileName(e.Name, suffix); ok {
+				if _, found := slices.BinarySearch(bases, base); !found {
+					if err := remove(e.Name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+						return err
+					}
+				}
+			}
+		}
+	}
+	if !incarnated { // Kafka made the directory
+		l.incarnation, changed = h.Random(), true
+		if err := makeEmpty(h, filepath.Join(l.path, incarnationName(l.incarnation))); err != nil {
+			return err
+		}
+	}
+	if changed {
+		if err := h.SyncDir(l.path); err != nil {
+			return err
+		}
+	}
+	if l.topicID, err = readMetadata(h, l.path); err != nil {
+		return err
+	}
+	b, err := readWhole(h, filepath.Join(l.path, epochsName))
+	if err != nil {
+		return err
+	}
+	r.epochsIn = b
+	if len(b) > 0 {
+		if l.epochs, err = decodeEpochs(b); err != nil {
+			// The batches above the recovery point say theirs; those below need the file.
+			return fmt.Errorf("%s: %w", filepath.Join(l.path, epochsName), err)
+		}
+	}
+	for _, base := range bases {
+		l.segments = append(l.segments, newSegment(l, base))
+	}
+	return nil
+}
+
+// finishSwap puts the result of a compaction in the place of what it replaces.
+func (r *recovery) finishSwap(base int64, bases []int64) ([]int64, error) {
+	l, h := r.log, r.host
+	from := filepath.Join(l.path, fileName(base, suffixLog+suffixSwap))
+	fd, err := h.Open(from, ring.ReadOnly)
+	if err != nil {
+		return bases, err
+	}
+	size, err := h.Size(fd)
+	end := base
+	if err == nil {
+		w := walker{host: h, fd: fd, size: size}
+		for w.next() {
+			end = w.batch.LastOffset() + 1
+		}
+		err = w.err
+	}
+	h.Close(fd)
+	if err != nil {
+		return bases, fmt.Errorf("%s: %w", from, err)
+	}
+	kept := []int64{base}
+	for _, b := range bases {
+		if b < base || b >= end && b != base {
+			kept = append(kept, b)
+			continue
+		}
+		for _, suffix := range segmentSuffixes[1:] {
+			if err := removeFile(h, filepath.Join(l.path, fileName(b, suffix))); err != nil {
+				return bases, err
+			}
+		}
+		if b != base {
+			if err := h.Remove(filepath.Join(l.path, fileName(b, suffixLog))); err != nil {
+				return bases, err
+			}
+		}
+	}
+	return kept, h.Rename(from, filepath.Join(l.path, fileName(base, suffixLog)))
+}
+
+// scanSegments opens every segment and scans those that need it.
+func (r *recovery) scanSegments(l *Log) error {
+	h := r.host
+	r.dirty = map[*segment]bool{}
+	if len(l.segments) == 0 {
+		l.segments = []*segment{newSegment(l, r.startAt)}
+		if err := r.create(l.segments[0]); err != nil {
+			return err
+		}
+	}
+	sizes := make([]int64, len(l.segments))
+	for i, s := range l.segments {
+		var err error
+		if s.fd, err = h.Open(s.path(suffixLog), ring.ReadWrite); err != nil {
+			return err
+		}
+		s.open = true
+		if sizes[i], err = h.Size(s.fd); err != nil {
+			return fmt.Errorf("%s: %w", s.path(suffixLog), err)
+		}
+	}
+	first := l.segments[0].base
+	r.report.LogStart = max(r.startAt, first)
+	var err error
+	r.scan = scanner{host: h, dir: l.path, cfg: &l.cfg, now: r.now, limit: math.MaxInt64, trusted: r.trust,
+		exact: r.clean, epochs: &l.epochs, checkCRC: true}
+	// A snapshot above the recovery point may be of batches that are lost. (After a
+	// clean close the point is above everything.)
+	r.snapshots = l.producer.snapshots
+	if l.producer, r.scan.from, err = loadSnapshot(h, l.path, r.snapshots, r.trust); err != nil {
+		return err
+	}
+	if n := len(r.snapshots); r.clean && n > 0 && r.scan.from != r.snapshots[n-1] {
+		r.report.Mended = append(r.report.Mended, fileName(r.snapshots[n-1], suffixSnapshot))
+	}
+	r.scan.producer = &l.producer
+	for i, s := range l.segments {
+		last := i == len(l.segments)-1
+		end := int64(math.MaxInt64)
+		if !last {
+			end = l.segments[i+1].base
+		}
+		if err := r.aborted(s); err != nil {
+			return err
+		}
+		whole, err := r.wholeIndexes(s, sizes[i])
+		if err != nil {
+			return err
+		}
+		if !last && end <= min(r.trust, r.scan.from) && whole {
+			s.end, s.size, s.rolled, s.finished = end, sizes[i], true, true
+			continue
+		}
+		s.maxTimestamp, s.maxTimestampAt = record.NoTimestamp, s.base
+		err = r.scan.segment(s, s.fd, sizes[i])
+		var bad *damage
+		switch {
+		case errors.As(err, &bad):
+		case err != nil:
+			return fmt.Errorf("%s: %w", s.path(suffixLog), err)
+		case !last && s.end != end && end > r.trust:
+			// The file ends early: its size was lost, and what follows is behind a hole.
+			bad = &damage{s.size, s.end, fmt.Sprintf("ends at offset %d, but the next segment starts at %d", s.end, end)}
+		case last && r.trust != math.MaxInt64 && s.end < r.trust:
+			bad = &damage{s.size, s.end, fmt.Sprintf("ends at offset %d, below the recovery point %d", s.end, r.trust)}
+		}
+		if !r.clean {
+			r.report.Rebuilt++
+		}
+		if bad == nil {
+			if !last {
+				s.end, s.rolled = end, true
+			}
+			// What is below the recovery point is on disk. The size of the last segment may not
+			// be: a truncation lowers the point to where it cuts, and then may be killed before its sync.
+			r.dirty[s] = s.end > r.trust || last && !r.clean
+			continue
+		}
+		if bad.next < r.trust {
+			r.damaged(i, bad, sizes[i])
+			return nil
+		}
+		return r.cutTail(i, bad, sizes)
+	}
+	return nil
+}
+
+// create makes the first segment of a directory that has none.
+func (r *recovery) create(s *segment) error {
+	o, err := createSegment(r.host, r.log.path, s.base, r.log.cfg.IndexBytes)
+	o.close(r.host)
+	return err
+}
+
+// noteMended notes the indexes of a segment that are not what a clean close left. Of
+// the active one it may have left one entry more: the one for the maximum timestamp.
+func (r *recovery) noteMended(s *segment) error {
+	if s.index.rebuild == nil {
+		return nil
+	}
+	for _, f := range []struct {
+		suffix string
+		entry  int
+		b      []byte
+	}{
+		{suffixIndex, offsetEntrySize, s.index.rebuild.offsets},
+		{suffixTime, timeEntrySize, s.index.rebuild.times},
+	} {
+		is, err := readEntries(r.host, s.path(f.suffix), f.entry)
+		if err != nil {
+			return err
+		}
+		_, missing := r.host.Stat(s.path(f.suffix))
+		if missing != nil || !bytes.HasPrefix(is, f.b) || len(is) > len(f.b)+f.entry {
+			r.report.Mended = append(r.report.Mended, fileName(s.base, f.suffix))
+		}
+	}
+	return nil
+}
+
+// wholeIndexes says whether a segment's indexes look finished: whole entries, and
+// not the zeros that a file sized for growth ends with. It takes the maximum
+// timestamp from there.
+func (r *recovery) wholeIndexes(s *segment, size int64) (bool, error) {
+	last, n, err := r.lastEntry(s.path(suffixIndex), offsetEntrySize)
+	if err != nil || n < 0 || n > 0 && getOffsetEntry(last, s.base).pos == 0 {
+		return false, err
+	}
+	last, n, err = r.lastEntry(s.path(suffixTime), timeEntrySize)
+	if err != nil || n < 0 || n == 0 && size > 0 {
+		return false, err
+	}
+	if n > 0 {
+		e := getTimeEntry(last, s.base)
+		if e == (timeEntry{0, s.base}) && n > 1 {
+			return false, nil
+		}
+		s.maxTimestamp, s.maxTimestampAt = e.timestamp, e.offset
+	}
+	return true, nil
+}
+
+// lastEntry is the last of the n entries of an index file; n is -1 where there is no
+// file, or no whole number of entries.
+func (r *recovery) lastEntry(path string, entry int64) (last []byte, n int64, err error) {
+	fd, err := r.host.Open(path, ring.ReadOnly)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, -1, nil
+	}
+	if err != nil {
+		return nil, -1, err
+	}
+	defer r.host.Close(fd)
+	size, err := r.host.Size(fd)
+	if err != nil || size%entry != 0 {
+		return nil, -1, err
+	}
+	if size == 0 {
+		return nil, 0, nil
+	}
+	last = make([]byte, entry)
+	if _, err := r.host.ReadAt(fd, last, size-entry); err != nil {
+		return nil, -1, fmt.Errorf("%s: %w", path, err)
+	}
+	return last, size / entry, nil
+}
+
+// aborted reads a segment's .txnindex, up to the recovery point.
+func (r *recovery) aborted(s *segment) error {
+	b, err := readWhole(r.host, s.path(suffixTxn))
+	if err != nil || len(b) == 0 {
+		return err
+	}
+	all, err := parseAborted(b)
+	if err != nil { // it is made again where batches are scanned; below that it is needed
+		return fmt.Errorf("%s: %w", s.path(suffixTxn), err)
+	}
+	s.aborted = slices.DeleteFunc(all, func(t AbortedTxn) bool { return t.LastOffset >= r.trust })
+	s.abortedOld = len(all)
+	return nil
+}
+
+// damaged leaves everything as it is: what is damaged had been flushed. The log can
+// be read up to there, and is fenced.
+func (r *recovery) damaged(i int, bad *damage, size int64) {
+	l := r.log
+	s := l.segments[i]
+	r.report.Damage = fmt.Errorf("at %d of %d bytes, offset %d, below the recovery point %d: %s", bad.pos, size, bad.next, r.trust, bad.why)
+	if r.trust == math.MaxInt64 {
+		r.report.Damage = fmt.Errorf("at %d of %d bytes, offset %d, after a clean close: %s", bad.pos, size, bad.next, bad.why)
+	}
+	l.fence = &ErrFenced{File: s.path(suffixLog), Cause: r.report.Damage}
+	for _, o := range l.segments { // what was made again is not written: lookups walk
+		if o.index.rebuild != nil {
+			o.index = indexTail{}
+		}
+	}
+	for _, behind := range l.segments[i+1:] {
+		r.host.Close(behind.fd)
+	}
+	l.segments = l.segments[:i+1]
+}
+
+// cutTail cuts a torn tail: the rest of this segment and all later ones.
+func (r *recovery) cutTail(i int, bad *damage, sizes []int64) error {
+	l, h := r.log, r.host
+	s := l.segments[i]
+	r.report.CutAt = fmt.Sprintf("%s at %d (%s)", s.path(suffixLog), bad.pos, bad.why)
+	r.report.Cut = sizes[i] - bad.pos
+	// The last one first, and durably: a second crash finds no hole that was not there.
+	for j := len(l.segments) - 1; j > i; j-- {
+		behind := l.segments[j]
+		r.report.Cut += sizes[j]
+		h.Close(behind.fd)
+		behind.fd = ring.NoFD
+		for _, suffix := range segmentSuffixes {
+			if err := removeFile(h, behind.path(suffix)); err != nil {
+				return err
+			}
+		}
+	}
+	l.segments = l.segments[:i+1]
+	if err := h.Truncate(s.fd, bad.pos); err != nil {
+		return fmt.Errorf("%s: truncate: %w", s.path(suffixLog), err)
+	}
+	r.dirty[s] = true
+	return h.SyncDir(l.path)
+}
+
+// apply takes in one entry of a journal.
+func (r *recovery) apply(e *journal.Entry) error {
+	l := r.log
+	if l.fence != nil {
+		return nil
+	}
+	switch s := l.active(); e.Kind {
+	case journal.Append:
+		var b []byte
+		for _, piece := range e.Bufs {
+			b = append(b, piece...)
+		}
+		for len(b) > 0 {
+			batch, rest, err := record.Next(b)
+			if err != nil || !batch.CheckCRC() {
+				return fmt.Errorf("%s-%d: journal entry at offset %d holds a bad batch", l.topic, l.partition, e.Base)
+			}
+			b = rest
+			if batch.BaseOffset() < s.end {
+				continue
+			}
+			if _, err := r.host.WriteAt(s.fd, batch, s.size); err != nil {
+				return fmt.Errorf("%s: write: %w", s.path(suffixLog), err)
+			}
+			w := walker{whole: true, batch: batch, pos: s.size, length: len(batch)}
+			if err := r.scan.take(s, &w); err != nil {
+				return err
+			}
+			r.dirty[s] = true
+			r.report.Replayed++
+		}
+	case journal.Truncate:
+		if e.Base < s.end {
+			return r.truncate(e.Base)
+		}
+	case journal.LogStart:
+		r.startAt = max(r.startAt, e.Base)
+	case journal.EpochStart:
+		if e.LeaderEpoch > l.epochs.latest() {
+			l.epochs.assign(e.LeaderEpoch, e.Base)
+		}
+	case journal.Remove:
+		r.removed = true
+	}
+	return nil
+}
+
+// truncate cuts a log in recovery: the scan is done again, up to there.
+func (r *recovery) truncate(to int64) error {
+	l, h := r.log, r.host
+	i := slices.Index(l.segments, l.segmentOf(to))
+	for _, behind := range l.segments[i+1:] {
+		h.Close(behind.fd)
+		behind.fd = ring.NoFD
+		for _, suffix := range segmentSuffixes {
+			if err := removeFile(h, behind.path(suffix)); err != nil {
+				return err
+			}
+		}
+	}
+	l.segments = l.segments[:i+1]
+	l.epochs.cutEnd(to)
+	old := l.active()
+	s := newSegment(l, old.base)
+	s.fd, s.open = old.fd, true
+	l.segments[i] = s
+	for _, t := range old.aborted {
+		if t.LastOffset < to {
+			s.aborted = append(s.aborted, t)
+		}
+	}
+	c := r.scan
+	var err error
+	if l.producer, c.from, err = loadSnapshot(h, l.path, r.snapshots, min(to, r.trust)); err != nil {
+		return err
+	}
+	c.limit, c.trusted, c.exact = to, min(c.trusted, to), false
+	for _, o := range l.segments[:i] {
+		if err := c.producersOf(cutSegment{o.fd, o.base, o.end, o.size}); err != nil {
+			return err
+		}
+	}
+	if err := c.segment(s, s.fd, old.size); err != nil {
+		return fmt.Errorf("%s: %w", s.path(suffixLog), err)
+	}
+	r.dirty[s] = true
+	if err := h.Truncate(s.fd, s.size); err != nil {
+		return fmt.Errorf("%s: truncate: %w", s.path(suffixLog), err)
+	}
+	return h.SyncDir(l.path)
+}
+
+// finish makes the log ready: derived files follow the batches, everything is synced,
+// and the last segment takes appends.
+func (r *recovery) finish() error {
+	l := r.log
+	if l.fence == nil && l.active().end < r.startAt {
+		if err := r.restart(); err != nil {
+			return err
+		}
+	}
+	s := l.active()
+	end := s.end
+	for _, s := range l.segments {
+		l.size += s.size
+	}
+	l.logStart = min(max(r.startAt, l.segments[0].base), end)
+	l.logEnd, l.written, l.synced, l.flushed, l.stable = end, end, end, end, end
+	l.highWatermark = min(max(r.highMark, l.logStart), end)
+	l.producer.replicated(l.highWatermark)
+	r.report.LogStart, r.report.LogEnd, r.report.Checked = l.logStart, l.logEnd, r.scan.checked
+	if l.fence != nil {
+		l.publish()
+		l.published.RecoveryPoint.Store(r.trust)
+		if r.trust == math.MaxInt64 {
+			l.published.RecoveryPoint.Store(end)
+		}
+		return nil
+	}
+	if err := r.dropBeyond(end); err != nil {
+		return err
+	}
+	for _, s := range l.segments {
+		if err := r.finishSegment(s); err != nil {
+			return err
+		}
+	}
+	s.rolled, s.finished = false, false
+	if s.created == 0 {
+		s.created = r.now
+	}
+	l.indexBefore = s.index.lastTime
+	l.publish()
+	return nil
+}
+
+// restart starts a log again whose start is above its end: a Restart that a crash
+// broke off, or a tail lost to one after its records had been deleted.
+func (r *recovery) restart() error {
+	l, h := r.log, r.host
+	for _, s := range slices.Backward(l.segments) {
+		h.Close(s.fd)
+		s.fd = ring.NoFD
+		delete(r.dirty, s)
+		for _, suffix := range segmentSuffixes {
+			if err := removeFile(h, s.path(suffix)); err != nil {
+				return err
+			}
+		}
+	}
+	for _, at := range r.snapshots {
+		if err := removeFile(h, filepath.Join(l.path, fileName(at, suffixSnapshot))); err != nil {
+			return err
+		}
+	}
+	r.snapshots = nil
+	if err := h.SyncDir(l.path); err != nil {
+		return err
+	}
+	s := newSegment(l, r.startAt)
+	if err := r.create(s); err != nil {
+		return err
+	}
+	var err error
+	if s.fd, err = h.Open(s.path(suffixLog), ring.ReadWrite); err != nil {
+		return err
+	}
+	s.open = true
+	s.index.rebuild = &indexFiles{}
+	s.index.maxOffsets, s.index.maxTimes = indexRoom(l.cfg.IndexBytes)
+	l.segments = []*segment{s}
+	l.producer = producers{}
+	l.epochs = epochs{}
+	return nil
+}
+
+// dropBeyond removes snapshots and epochs that are above the end.
+func (r *recovery) dropBeyond(end int64) error {
+	l, h := r.log, r.host
+	var kept []int64
+	dropped := false
+	for _, at := range r.snapshots {
+		if at <= end {
+			kept = append(kept, at)
+			continue
+		}
+		dropped = true
+		if err := removeFile(h, filepath.Join(l.path, fileName(at, suffixSnapshot))); err != nil {
+			return err
+		}
+	}
+	l.producer.snapshots = kept
+	if dropped {
+		if err := h.SyncDir(l.path); err != nil {
+			return err
+		}
+	}
+	l.epochs.cutEnd(end + 1)
+	l.epochs.cutStart(l.logStart)
+	if b := l.epochs.encode(); string(b) != string(r.epochsIn) && len(l.epochs.list)+len(r.epochsIn) > 0 {
+		return ring.WriteFileAtomic(h, filepath.Join(l.path, epochsName), b)
+	}
+	return nil
+}
+
+// finishSegment makes a segment's files durable and, unless it is the last, final.
+func (r *recovery) finishSegment(s *segment) error {
+	l, h := r.log, r.host
+	if r.dirty[s] {
+		if err := h.Sync(s.fd); err != nil {
+			return fmt.Errorf("%s: sync: %w", s.path(suffixLog), err)
+		}
+	}
+	if len(s.aborted) > 0 || s.abortedOld > 0 {
+		var b []byte
+		for _, t := range s.aborted {
+			b = appendAborted(b, t)
+		}
+		is, err := readWhole(h, s.path(suffixTxn))
+		if err == nil && !bytes.Equal(is, b) {
+			err = ring.WriteFileAtomic(h, s.path(suffixTxn), b)
+		}
+		if err != nil {
+			return err
+		}
+		s.abortedOld = len(s.aborted)
+	}
+	if s == l.active() || s.index.rebuild != nil {
+		o := noFiles()
+		if s != l.active() && s.maxTimestamp > s.index.lastTime.timestamp {
+			var e [timeEntrySize]byte
+			putTimeEntry(e[:], s.base, timeEntry{s.maxTimestamp, s.maxTimestampAt})
+			s.index.rebuild.times = append(s.index.rebuild.times, e[:]...)
+		}
+		room := l.cfg.IndexBytes
+		if s != l.active() {
+			room = 0
+		}
+		if r.clean {
+			if err := r.noteMended(s); err != nil {
+				return err
+			}
+		}
+		if err := o.writeIndexes(h, l.path, s, room); err != nil {
+			o.closeIndexes(h)
+			return err
+		}
+		if s != l.active() {
+			o.closeIndexes(h)
+			s.finished = true
+			return nil
+		}
+		s.indexFD, s.timeFD, s.maps = o.indexFD, o.timeFD, o.maps
+	}
+	return nil
+}

@@ -1,0 +1,264 @@
+package log
+
+import (
+	"errors"
+	"fmt"
+	"syscall"
+
+	"github.com/millrace/millrace/engine/record"
+	"github.com/millrace/millrace/ring"
+)
+
+const (
+	// writeMax is how much one write takes from the tail, bytes, unless one
+	// chunk is larger.
+	writeMax = 8 << 20
+	// spaceRetry is how often a full disk is tried again, ns.
+	spaceRetry = 1e9
+)
+
+// writeOp takes batches from the tail to a segment's file. One is in flight for
+// each log: when it completes, the next covers all that was appended since. Under
+// Write it takes one batch, and a sync follows it in the ring.
+type writeOp struct {
+	ring.Op
+	log  *Log
+	seg  *segment
+	end  int64 // written once all bytes are in the file
+	left int   // bytes until then
+	busy bool
+
+	bufs   [ring.IOVMax][]byte
+	chunks [ring.IOVMax]*chunk
+	n      int // chunks
+
+	forced   chained
+	chained  bool // a sync follows
+	canceled bool // and was cancelled because the write was short or the disk full
+	ragged   bool // the disk was full: the file may end inside a batch
+}
+
+// kickWrite writes what is in the tail and not in the file.
+func (l *Log) kickWrite() {
+	w := &l.write
+	if w.busy || l.fence != nil || l.noSpace || l.deleting || l.closed || l.tail.dirty >= l.tail.len() {
+		return
+	}
+	for l.tail.dirty < l.tail.len() && l.tail.at(l.tail.dirty).written == len(l.tail.at(l.tail.dirty).buf) {
+		l.tail.dirty++
+	}
+	if l.tail.dirty == l.tail.len() {
+		return
+	}
+	first := l.tail.at(l.tail.dirty)
+	if !first.seg.open || l.cutting && l.written >= l.cutTo {
+		return
+	}
+	w.seg = first.seg
+	w.chained = l.cfg.Policy == Write
+	if w.chained {
+		// The chained sync makes the file durable; what comes before the file must be.
+		if l.sync.busy || l.synced < w.seg.base {
+			l.syncWanted = max(l.syncWanted, w.seg.base)
+			return
+		}
+		at := first.written
+		if w.ragged {
+			at = first.batchStart(at)
+		}
+		b := first.batchAt(at)
+		w.end, w.left = b.LastOffset()+1, at+len(b)-first.written
+	} else {
+		w.left = 0
+		for i := l.tail.dirty; i < l.tail.len() && i-l.tail.dirty < ring.IOVMax; i++ {
+			k := l.tail.at(i)
+			if k.seg != w.seg || w.left > 0 && w.left+len(k.buf)-k.written > writeMax {
+				break
+			}
+			w.left += len(k.buf) - k.written
+			w.end = k.end
+		}
+	}
+	w.ragged = false
+	l.age.writing, l.age.pending = l.age.pending, 0
+	if w.end < l.logEnd && l.age.pending == 0 {
+		l.age.pending = l.age.writing // what stays behind is not older than this
+	}
+	w.submit()
+}
+
+// submit writes the next w.left bytes of the tail.
+func (w *writeOp) submit() {
+	l := w.log
+	for l.tail.at(l.tail.dirty).written == len(l.tail.at(l.tail.dirty).buf) {
+		l.tail.dirty++
+	}
+	w.n = 0
+	left := w.left
+	for i := l.tail.dirty; left > 0; i++ {
+		k := l.tail.at(i)
+		b := k.buf[k.written:]
+		if len(b) > left {
+			b = b[:left]
+		}
+		k.retain()
+		w.chunks[w.n], w.bufs[w.n] = k, b
+		w.n++
+		left -= len(b)
+	}
+	first := w.chunks[0]
+	w.Op = ring.Op{Code: ring.Write, Flags: l.core.inline, FD: w.seg.fd, Off: first.pos + int64(first.written), Bufs: w.bufs[:w.n], Done: w}
+	if w.chained {
+		w.forced.Op = ring.Op{Code: ring.Sync, FD: w.seg.fd, Done: &w.forced}
+		w.Next = &w.forced.Op
+		l.core.stats.Syncs++
+	}
+	w.busy = true
+	l.core.stats.Writes++
+	l.core.io.Submit(&w.Op)
+}
+
+// Complete moves written.
+func (w *writeOp) Complete(op *ring.Op) {
+	l := w.log
+	n := max(int(op.Result), 0)
+	w.left -= n
+	l.core.unwritten -= n
+	l.bytesWritten += int64(n)
+	for i, k := range w.chunks[:w.n] {
+		take := min(n, len(w.bufs[i]))
+		k.written += take
+		n -= take
+		w.chunks[i], w.bufs[i] = nil, nil
+		l.core.unretain(k)
+	}
+	whole := w.left == 0
+	err := op.Error()
+	switch {
+	case errors.Is(err, syscall.ENOSPC):
+		// A buffered write that fails so has put nothing into the page cache
+		// (what it could put there it reports as a short write), so the bytes
+		// are still in the tail only and can be tried again: nothing that was
+		// written is in doubt. A sync that fails so is another matter: it fences.
+		l.full()
+	case err != nil:
+		l.fail(w.seg.path(suffixLog), fmt.Errorf("write: %w", err))
+	case op.Result == 0:
+		l.fail(w.seg.path(suffixLog), errShort)
+	case whole:
+		l.advanceWritten(w.end)
+	}
+	if w.chained && !whole { // the sync comes back cancelled
+		w.canceled = true
+		return
+	}
+	if w.chained {
+		return // until the sync is there
+	}
+	w.next(whole)
+}
+
+// next goes on after a write has completed, and the sync that followed it.
+func (w *writeOp) next(whole bool) {
+	l := w.log
+	w.busy = false
+	if !whole && l.fence == nil && !l.noSpace {
+		w.submit()
+		return
+	}
+	if whole {
+		l.owner.Advanced(l)
+	}
+	l.step()
+}
+
+// chained is the sync that follows a write under Write.
+type chained struct {
+	ring.Op
+	log *Log
+}
+
+// Complete moves synced.
+func (c *chained) Complete(op *ring.Op) {
+	l := c.log
+	w := &l.write
+	if w.canceled {
+		w.canceled = false
+		w.next(false)
+		return
+	}
+	if err := op.Error(); err != nil {
+		l.fail(w.seg.path(suffixLog), fmt.Errorf("sync: %w", err))
+		w.busy = false
+		l.step()
+		return
+	}
+	l.age.dirty = 0
+	l.bytesSynced = l.bytesWritten
+	if l.fence == nil {
+		l.advanceSynced(w.end)
+	}
+	w.next(true)
+}
+
+// advanceWritten: everything below end is in the page cache at least.
+func (l *Log) advanceWritten(end int64) {
+	if end <= l.written || end > l.logEnd {
+		panic(fmt.Sprintf("BUG: log %s-%d: written %d -> %d with log end %d", l.topic, l.partition, l.written, end, l.logEnd))
+	}
+	l.written = end
+	if l.age.dirty == 0 {
+		l.age.dirty = l.age.writing
+	}
+	l.age.writing = 0
+	l.published.Written.Store(end)
+	l.advanceStable()
+	l.wantSync()
+}
+
+// full enters the state of a full disk: nothing is appended until a write works.
+func (l *Log) full() {
+	l.write.ragged = true
+	if l.closing { // nobody waits for better times
+		l.noSpace = true
+		return
+	}
+	l.noSpace = true
+	l.retryAt = l.core.io.Now() + spaceRetry
+}
+
+// tryAgain leaves it; what waited in the tail is written first, in order.
+func (l *Log) tryAgain() {
+	l.noSpace = false
+	l.kick()
+}
+
+// batchStart is where the batch starts that byte at is in.
+func (k *chunk) batchStart(at int) int {
+	start := 0
+	for {
+		next := start + len(k.batchAt(start))
+		if next > at {
+			return start
+		}
+		start = next
+	}
+}
+
+// walk is the position after whole batches of k.buf[from:], up to limit and at most max bytes.
+func (k *chunk) walk(from int, limit int64, max int) (to int, end int64) {
+	to = from
+	for to < len(k.buf) {
+		size, ok := record.PeekSize(k.buf[to:])
+		if !ok || size > len(k.buf)-to {
+			panic(fmt.Sprintf("BUG: log: no batch at byte %d of the chunk at offset %d", to, k.base))
+		}
+		last := record.Batch(k.buf[to : to+size]).LastOffset()
+		if last >= limit || to-from+size > max {
+			break
+		}
+		to += size
+		end = last + 1
+	}
+	return to, end
+}
