@@ -1,0 +1,98 @@
+package engine_test
+
+import (
+	"testing"
+
+	"github.com/millrace/millrace/engine/wire"
+)
+
+// On the way of a record nothing is allocated, on whichever core its partition lives.
+func TestNoAllocations(t *testing.T) {
+	eachBackend(t, func(t *testing.T, backend string) {
+		h := newHand(t, backend)
+		h.topic("t")
+		b := batch(10, 90)
+		none := func(name string, f func()) {
+			t.Helper()
+			for range 300 { // memory, lists and buffers reach their sizes
+				f()
+			}
+			if n := testing.AllocsPerRun(500, f); n != 0 {
+				t.Errorf("%s: %v allocations", name, n)
+			}
+		}
+		for _, w := range ways {
+			for _, version := range []int16{3, 9} {
+				put := w.produce(version, b)
+				none("produce to "+w.name, func() {
+					h.send(put)
+					h.receive()
+				})
+			}
+			end := h.put(w, b)
+			get := w.fetch(0, 1, end-10)
+			none("fetch from "+w.name, func() {
+				h.send(get)
+				if len(h.receive()) < len(b) {
+					t.Fatal("nothing was fetched")
+				}
+			})
+		}
+		// A long poll, woken by a produce. It asks for what cannot be there, so that it
+		// can be repeated, and is let go by its MaxWait of 1 ms.
+		for _, w := range ways {
+			end := h.put(ways[2], b)
+			poll, put := w.fetch(1, 1<<20, end), ways[2].produce(9, b)
+			none("long poll of "+w.name, func() {
+				h.send(poll)
+				h.send(put)
+				h.receive()
+				h.receive()
+			})
+		}
+	})
+}
+
+// A record's bytes are copied once, into the log's memory; the start of a request that
+// does not fit one receive buffer once more.
+func TestCopies(t *testing.T) {
+	eachBackend(t, func(t *testing.T, backend string) {
+		h := newHand(t, backend)
+		h.topic("t")
+		copied := func() (into, elsewhere, requests uint64) {
+			for _, c := range h.Shared().Cores {
+				into += c.Logs.Stats().Bytes
+				elsewhere += c.Server.Stats.Copied
+				requests += c.Metrics.Requests[wire.KeyProduce]
+			}
+			return
+		}
+		for _, x := range []struct {
+			name string
+			b    []byte
+			max  uint64 // bytes copied elsewhere for one request
+		}{
+			{"small", batch(10, 90), 0},
+			{"a receive buffer and more", batch(100, 1000), 16 << 10},
+			{"large", batch(100, 4000), 16 << 10},
+		} {
+			for _, w := range ways {
+				const n = 20
+				for range 3 {
+					h.put(w, x.b)
+				}
+				into, elsewhere, requests := copied()
+				for range n {
+					h.put(w, x.b)
+				}
+				into2, elsewhere2, requests2 := copied()
+				if want := uint64(n * len(x.b) * len(w.partitions)); into2-into != want || requests2-requests != n {
+					t.Errorf("%s, %s: %d bytes copied into the logs, %d sent", x.name, w.name, into2-into, want)
+				}
+				if got := elsewhere2 - elsewhere; got > n*x.max {
+					t.Errorf("%s, %s: %d bytes copied elsewhere for %d requests of %d bytes", x.name, w.name, got, n, len(x.b))
+				}
+			}
+		}
+	})
+}

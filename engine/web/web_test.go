@@ -1,0 +1,123 @@
+package web_test
+
+import (
+	"io"
+	"net/http"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/millrace/millrace/engine"
+	"github.com/millrace/millrace/engine/cluster"
+	"github.com/millrace/millrace/engine/cluster/file"
+	"github.com/millrace/millrace/engine/config"
+	"github.com/millrace/millrace/engine/web"
+	"github.com/millrace/millrace/ring"
+	"github.com/millrace/millrace/ring/posix"
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+func get(t *testing.T, s *web.Server, path string) (int, string) {
+	t.Helper()
+	a, err := http.Get("http://" + s.Addr().String() + path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Body.Close()
+	b, err := io.ReadAll(a.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a.StatusCode, string(b)
+}
+
+func TestPages(t *testing.T) {
+	s, err := web.Listen("127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	state := func(when string, live, ready, metrics int) {
+		t.Helper()
+		for path, want := range map[string]int{"/live": live, "/ready": ready, "/metrics": metrics, "/": 404} {
+			if code, body := get(t, s, path); code != want {
+				t.Fatalf("%s: %s: %d %s", when, path, code, body)
+			}
+		}
+	}
+	state("before there is a broker", 200, 503, 503)
+	if _, err := web.Listen(s.Addr().String()); err == nil || !strings.Contains(err.Error(), "admin.listener") {
+		t.Fatalf("a port in use: %v", err)
+	}
+
+	set, _, err := config.Parse("", "", []string{"listeners=PLAINTEXT://127.0.0.1:0", "log.dirs=" + t.TempDir(), "memory.bytes=67108864", "tail.bytes=1048576"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	host := posix.Host()
+	b, err := engine.Open(engine.Config{
+		Set: set, Host: host, Cores: 2, Recovery: 1, Log: t.Logf,
+		NewIO: func(int) (ring.IO, error) { return posix.New(host, posix.Config{}) },
+		OpenStore: func(dir string, run engine.Runner) (cluster.Store, []cluster.KV, error) {
+			s, err := file.Open(host, filepath.Join(dir, "metadata.json"), file.Runner(run))
+			return s, nil, err
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Show(b)
+	state("before it serves", 200, 503, 503)
+	if err := b.Start(); err != nil {
+		t.Fatal(err)
+	}
+	state("while it serves", 200, 200, 200)
+
+	c, err := kgo.NewClient(kgo.SeedBrokers(b.Addr().String()), kgo.AllowAutoTopicCreation())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := c.ProduceSync(t.Context(), kgo.StringRecord("one"), kgo.StringRecord("two")).FirstErr(); err == nil {
+		t.Fatal("a record without a topic was produced")
+	}
+	for range 3 {
+		if err := c.ProduceSync(t.Context(), &kgo.Record{Topic: "t", Value: []byte("x")}).FirstErr(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, text := get(t, s, "/metrics")
+	for _, line := range []string{
+		`millrace_requests_total{api="Produce"} 3`,
+		`millrace_produce_batches_total 3`,
+		`millrace_produce_seconds_count 3`,
+		`millrace_produce_seconds_bucket{le="+Inf"} 3`,
+		`millrace_partition_log_end_offset{topic="t",partition="0"} 3`,
+		`millrace_partition_high_watermark{topic="t",partition="0"} 3`,
+		`millrace_partition_failed{topic="t",partition="0"} 0`,
+	} {
+		if !strings.Contains(text, line+"\n") {
+			t.Errorf("no line %q", line)
+		}
+	}
+	// The text format of Prometheus: every sample belongs to the metric that was described last.
+	sample := regexp.MustCompile(`^([a-z_]+)(\{[a-z_]+="[^"]*"(,[a-z_]+="[^"]*")*\})? [0-9.eE+-]+$`)
+	name := ""
+	for _, line := range strings.Split(strings.TrimSpace(text), "\n") {
+		if f := strings.Fields(line); f[0] == "#" {
+			name = f[2]
+			continue
+		}
+		if m := sample.FindStringSubmatch(line); m == nil || !strings.HasPrefix(m[1], name) {
+			t.Errorf("line %q under %s", line, name)
+		}
+	}
+	if err := b.Close(); err != nil {
+		t.Fatal(err)
+	}
+	state("once it is closed", 200, 503, 503)
+	if stats := b.Stats(); len(stats) != 2 {
+		t.Fatalf("stats of a closed broker: %+v", stats)
+	}
+}
