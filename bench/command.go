@@ -1,0 +1,361 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// Exit codes of Main.
+const (
+	exitOK     = 0
+	exitFailed = 1 // a run could not be made, or an acknowledged record was not read back
+	exitUsage  = 2
+)
+
+const usage = `usage: millrace bench produce [flags]
+
+  produce   send records at a fixed rate (or as fast as they are acknowledged) and
+            measure from the time each should have been sent; then read all back
+  produce --compare write,file,interval,os
+            the same, once per flush policy, interleaved, with medians
+
+Run "millrace bench produce -h" for the flags.
+`
+
+// Main is "millrace bench" with the arguments that follow it. It returns the
+// process's exit code.
+func Main(args []string, stdout, stderr io.Writer) int {
+	if len(args) == 0 || args[0] != "produce" {
+		fmt.Fprint(stderr, usage)
+		if len(args) > 0 && (args[0] == "-h" || args[0] == "--help" || args[0] == "help") {
+			return exitOK
+		}
+		return exitUsage
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	p, err := parseProduce(args[1:], stderr)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		return exitOK
+	case err != nil:
+		fmt.Fprintln(stderr, "millrace bench produce:", err)
+		return exitUsage
+	}
+	p.args, p.stdout, p.stderr = args, stdout, stderr
+	run := p.single
+	if p.comparing() {
+		run = p.compare
+	}
+	code, err := run(ctx)
+	if errors.Is(err, context.Canceled) {
+		err = errors.New("interrupted: what is printed and written is partial")
+	}
+	if err != nil {
+		fmt.Fprintln(stderr, "millrace bench produce:", err)
+		return exitFailed
+	}
+	return code
+}
+
+// produce is one parsed command line.
+type produce struct {
+	args           []string
+	stdout, stderr io.Writer
+
+	bootstrap string
+	serve     bool
+	dir       string
+	dataDir   string
+	overrides list
+	confine   string
+	workload  Workload
+	options   Options
+	verifyMax int64 // MiB
+	out       string
+
+	policies []string
+	peers    list
+	rule     RepeatRule
+	update   string
+	section  string
+}
+
+// list is a flag that may be given several times.
+type list []string
+
+func (l *list) String() string     { return strings.Join(*l, " ") }
+func (l *list) Set(s string) error { *l = append(*l, s); return nil }
+
+// pairs is a list of key=value.
+type pairs map[string]string
+
+func (p pairs) String() string { return "" }
+func (p pairs) Set(s string) error {
+	k, v, ok := strings.Cut(s, "=")
+	if !ok || k == "" {
+		return errors.New("not key=value")
+	}
+	p[k] = v
+	return nil
+}
+
+func parseProduce(args []string, stderr io.Writer) (*produce, error) {
+	p := &produce{workload: Workload{TopicConfig: map[string]string{}}, rule: RepeatRule{StealMax: StealMax}}
+	w := &p.workload
+	f := flag.NewFlagSet("millrace bench produce", flag.ContinueOnError)
+	f.SetOutput(stderr)
+	f.StringVar(&p.bootstrap, "bootstrap-server", "", "measure the broker at `host:port[,host:port]`")
+	f.BoolVar(&p.serve, "serve", false, "start millrace serve for each run, on an empty directory (default without --bootstrap-server)")
+	f.StringVar(&p.dir, "dir", "", "with --serve: `directory` in which data directories are made (default: the system's temporary one)")
+	f.StringVar(&p.dataDir, "data-dir", "", "with --bootstrap-server: the broker's log `directory` on this machine, for the disk's counters (default: ask the broker)")
+	f.Var(&p.overrides, "override", "with --serve: broker setting `key=value`; repeatable")
+	f.StringVar(&p.confine, "confine", "auto", "keep the broker to one CPU and the generator to the others: `on, off` or auto (on when comparing or serving)")
+	f.Int64Var(&w.Rate, "rate", 1000, "intended `records/s`; 0 saturates: closed loop, bounded by --in-flight")
+	f.IntVar(&w.Partitions, "partitions", 1, "partitions of the topic")
+	f.IntVar(&w.Replication, "replication-factor", -1, "replicas of each partition; -1: the broker's default")
+	f.IntVar(&w.Size, "size", 1024, "`bytes` of each record's value")
+	f.IntVar(&w.Batch, "batch", 1, "`records` handed over together, as one batch of one partition")
+	f.StringVar(&w.Acks, "acks", "all", "all, 1 or 0")
+	f.BoolVar(&w.Idempotent, "idempotent", true, "idempotent producer; only with acks all")
+	f.IntVar(&w.Producers, "producers", 1, "clients, each with connections of its own")
+	f.IntVar(&w.InFlight, "in-flight", 0, "with --rate 0: `records` in flight over all producers (default: 10 batches per partition, at least 1000, at most 64 MiB)")
+	f.StringVar(&w.Compression, "compression", "none", "none, gzip, snappy, lz4 or zstd, by the client")
+	f.Float64Var(&w.RandomBytes, "random-bytes", 1, "`ratio` of each value that is random, so does not compress")
+	f.DurationVar(&w.Warmup, "warmup", 5*time.Second, "sent and verified, not in any figure")
+	f.DurationVar(&w.Duration, "duration", 20*time.Second, "measured time")
+	f.DurationVar(&w.DrainTimeout, "drain-timeout", 30*time.Second, "how long to wait for acknowledgements after the last send")
+	f.Var(pairs(w.TopicConfig), "topic-config", "topic setting `key=value`; repeatable")
+	f.BoolVar(&p.options.Verify, "verify", true, "read back every acknowledged record, up to --verify-max")
+	f.Int64Var(&p.verifyMax, "verify-max", 8192, "`MiB` sent above which nothing is read back (the result says so)")
+	f.BoolVar(&p.options.Keep, "keep", false, "leave the topic behind")
+	f.StringVar(&p.out, "out", "", "write raw histograms, settings and machine facts to `FILE.json`")
+	compare := f.String("compare", "", "flush `policies` to compare, as write,file,interval,os")
+	f.Var(&p.peers, "peer-bootstrap", "another broker as a row, with or without --compare: `NAME=HOST:PORT[,HOST:PORT][+topic.setting=value]`; repeatable")
+	f.IntVar(&p.rule.Runs, "runs", 5, "when comparing: runs of each row")
+	f.IntVar(&p.rule.RepeatsMax, "repeats", 2, fmt.Sprintf("when comparing: how often a run with more than %.0f %% CPU steal is made again", StealMax))
+	f.StringVar(&p.update, "update", "", "when comparing: rewrite the table in this Markdown `FILE`")
+	f.StringVar(&p.section, "section", "produce", "with --update: `name` of the table's section")
+	if err := f.Parse(args); err != nil {
+		return nil, err
+	}
+	if f.NArg() > 0 {
+		return nil, fmt.Errorf("unexpected argument %q", f.Arg(0))
+	}
+	p.options.VerifyMax = p.verifyMax << 20
+	if *compare != "" {
+		for _, policy := range strings.Split(*compare, ",") {
+			if _, ok := policies[policy]; !ok {
+				return nil, fmt.Errorf("--compare: %q is not write, file, interval, os or journal", policy)
+			}
+			p.policies = append(p.policies, policy)
+		}
+	}
+	return p, p.check()
+}
+
+// comparing reports whether there are rows: policies, peers or both.
+func (p *produce) comparing() bool { return len(p.policies)+len(p.peers) > 0 }
+
+func (p *produce) check() error {
+	if p.bootstrap == "" {
+		p.serve = true
+	}
+	switch {
+	case p.serve && p.bootstrap != "":
+		return errors.New("--serve and --bootstrap-server exclude each other")
+	case !p.comparing() && p.update != "":
+		return errors.New("--update needs --compare or --peer-bootstrap")
+	case p.rule.Runs < 1 || p.rule.RepeatsMax < 0:
+		return fmt.Errorf("--runs %d --repeats %d: at least one run", p.rule.Runs, p.rule.RepeatsMax)
+	case p.confine != "auto" && p.confine != "on" && p.confine != "off":
+		return fmt.Errorf("--confine %q is not on, off or auto", p.confine)
+	}
+	for _, s := range p.peers {
+		if _, _, _, err := parsePeer(s); err != nil {
+			return err
+		}
+	}
+	return p.workload.Validate()
+}
+
+// confinement decides by --confine, and says what it decided.
+func (p *produce) confinement() Confinement {
+	var c Confinement
+	if p.confine == "on" || p.confine == "auto" && (p.serve || p.comparing()) {
+		c = Confine()
+	}
+	if len(c.Broker) > 0 {
+		fmt.Fprintf(p.stderr, "the broker keeps to CPU %s, the generator to CPU %s\n", cpuList(c.Broker), cpuList(c.Generator))
+	} else {
+		fmt.Fprintln(p.stderr, "broker and generator share all CPUs")
+	}
+	return c
+}
+
+// target makes the target to measure; policy is "" or a flush policy that a
+// broker of our own runs with.
+func (p *produce) target(name, policy string, c Confinement) (Target, error) {
+	if !p.serve {
+		return &Kafka{Name: name, Address: p.bootstrap, DataDir: p.dataDir}, nil
+	}
+	binary, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("find this program: %w", err)
+	}
+	overrides := p.overrides
+	if policy != "" {
+		overrides = append(overrides[:len(overrides):len(overrides)], "flush.policy="+policy)
+	}
+	return &Serve{Kafka: Kafka{Name: name}, Binary: binary, Parent: p.dir, Overrides: overrides, CPUs: c.Broker}, nil
+}
+
+// progress shows phases and, on a terminal, a line a second.
+func (p *produce) progress() {
+	p.options.Phase = func(phase string) { fmt.Fprintln(p.stderr, phase) }
+	if !isTerminal(p.stderr) {
+		return
+	}
+	p.options.Each = func(in Interval) {
+		mark := ""
+		if in.Warmup {
+			mark = "  warm-up"
+		}
+		acked := float64(in.Acked)
+		fmt.Fprintf(p.stderr, "%4d s  %10s records/s  p50 %8s  p99 %8s  max %8s%s\n", in.Second, number(&acked), micros(in.P50), micros(in.P99), micros(&in.Max), mark)
+	}
+}
+
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	st, err := f.Stat()
+	return err == nil && st.Mode()&os.ModeCharDevice != 0
+}
+
+func (p *produce) file(runs []*Result) File {
+	dir := ""
+	if len(runs) > 0 {
+		dir = runs[0].Target.DataDir
+	}
+	return File{Format: resultFormat, Command: commandLine(p.args), Machine: p.machine(dir), Runs: runs}
+}
+
+// machine reads the facts; a managed broker's directory is gone by now, its
+// parent is on the same disk.
+func (p *produce) machine(dir string) Machine {
+	if p.serve {
+		dir = p.dir
+		if dir == "" {
+			dir = os.TempDir()
+		}
+	}
+	return ReadMachine(dir)
+}
+
+func (p *produce) single(ctx context.Context) (int, error) {
+	p.progress()
+	c := p.confinement()
+	name := "broker"
+	if p.serve {
+		name = "millrace"
+	}
+	t, err := p.target(name, "", c)
+	if err != nil {
+		return exitFailed, err
+	}
+	_, runs, err := Compare(ctx, []Row{{Name: name, Target: t}}, p.workload, RepeatRule{Runs: 1}, c, p.options,
+		func(_ string, _, _ int, r *Result) { PrintResult(p.stdout, r) })
+	if len(runs) > 0 && p.out != "" {
+		err = errors.Join(err, p.file(runs).Write(p.out))
+	}
+	if err != nil {
+		return exitFailed, err
+	}
+	return exitOf(runs), nil
+}
+
+// exitOf is exitOK if every run's figures count.
+func exitOf(runs []*Result) int {
+	for _, r := range runs {
+		if !r.OK() {
+			return exitFailed
+		}
+	}
+	return exitOK
+}
+
+func (p *produce) compare(ctx context.Context) (int, error) {
+	p.progress()
+	c := p.confinement()
+	var rows []Row
+	for _, policy := range p.policies {
+		t, err := p.target(policy, policy, c)
+		if err != nil {
+			return exitFailed, err
+		}
+		row := Row{Name: policy, Target: t, Policy: policy}
+		if !p.serve {
+			row.Config = map[string]string{"flush.policy": policy}
+		}
+		rows = append(rows, row)
+	}
+	for _, s := range p.peers {
+		name, address, config, err := parsePeer(s)
+		if err != nil {
+			return exitUsage, err
+		}
+		rows = append(rows, Row{Name: name, Target: &Kafka{Name: name, Address: address}, Config: config})
+	}
+	runs := (p.rule.RepeatsMax + 1) * p.rule.Runs * len(rows)
+	fmt.Fprintf(p.stderr, "%d rows, %d runs each: %v to %v of load\n", len(rows), p.rule.Runs,
+		time.Duration(p.rule.Runs*len(rows))*p.workload.length(), time.Duration(runs)*p.workload.length())
+	table, results, err := Compare(ctx, rows, p.workload, p.rule, c, p.options, func(row string, round, attempt int, r *Result) {
+		disturbed := ""
+		if r.Disturbed {
+			disturbed = "  disturbed"
+		}
+		fmt.Fprintf(p.stderr, "%-12s round %d/%d  %s records/s  p50 %s  p99 %s  steal %.1f %%  read back %s%s\n",
+			row, round, p.rule.Runs, number(&r.RecordsPerSecond), micros(r.Latency.P50), micros(r.Latency.P99), r.Use.Steal, r.Verify.State, disturbed)
+	})
+	f := p.file(results)
+	f.Table, f.Rule = table, p.rule
+	text := Markdown(table, results, f)
+	fmt.Fprintln(p.stdout, text)
+	if p.out != "" && len(results) > 0 {
+		err = errors.Join(err, f.Write(p.out))
+	}
+	// A table that was cut short does not replace one that was not.
+	if p.update != "" && err == nil {
+		err = UpdateSection(p.update, p.section, text)
+	}
+	if err != nil {
+		return exitFailed, err
+	}
+	return exitOf(results), nil
+}
+
+// length is how long one run offers load.
+func (w Workload) length() time.Duration { return w.Warmup + w.Duration }
+
+// commandLine quotes arguments for a shell.
+func commandLine(args []string) string {
+	out := []string{"millrace", "bench"}
+	for _, a := range args {
+		if a == "" || strings.ContainsAny(a, " \t\n\"'\\$&|;<>()*?[]{}~#!`") {
+			a = "'" + strings.ReplaceAll(a, "'", `'\''`) + "'"
+		}
+		out = append(out, a)
+	}
+	return strings.Join(out, " ")
+}

@@ -1,0 +1,269 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+)
+
+// Row is one line of a comparison: a target, and what is asked of its topic.
+type Row struct {
+	Name   string
+	Target Target
+	Config map[string]string // topic settings of this row
+	Policy string            // flush policy that a managed broker runs with; "" for others
+}
+
+// RepeatRule is how disturbed runs are treated.
+type RepeatRule struct {
+	Runs       int     `json:"runs"`                // wanted per row
+	RepeatsMax int     `json:"repeatsPerRun"`       // a run disturbed by steal is made again up to so often
+	StealMax   float64 `json:"stealPercentAllowed"` // above it a run is disturbed
+}
+
+// Confinement is which CPUs the parts of a comparison keep to. Empty lists
+// mean that nothing is confined.
+type Confinement struct{ Broker, Generator []int }
+
+// Confine shares the CPUs out: the first for the broker, the others for the
+// generator. With one CPU nothing is confined.
+func Confine() Confinement {
+	cpus := allowedCPUs(0)
+	if len(cpus) < 2 {
+		return Confinement{}
+	}
+	return Confinement{Broker: cpus[:1], Generator: cpus[1:]}
+}
+
+// slot is one run that a comparison wants: round by round, each row once, so
+// that what changes on the machine meanwhile touches all rows alike.
+type slot struct{ round, row int }
+
+func interleave(rows, rounds int) []slot {
+	var plan []slot
+	for round := range rounds {
+		for row := range rows {
+			plan = append(plan, slot{round, row})
+		}
+	}
+	return plan
+}
+
+// choose marks which of one slot's attempts counts: the first undisturbed one.
+// All others are left out; with none undisturbed all are.
+func choose(attempts []*Result) {
+	found := false
+	for _, r := range attempts {
+		r.Left = found || r.Disturbed || r.Partial
+		found = found || !r.Left
+	}
+}
+
+// Summary is one row of a comparison: medians over the runs that count. What
+// one of them does not give has no median and is nil.
+type Summary struct {
+	Row       string   `json:"row"`
+	Class     Class    `json:"durabilityClass"`
+	Runs      int      `json:"runs"`      // in the medians
+	Disturbed int      `json:"leftOut"`   // made, and not in the medians
+	Marked    bool     `json:"disturbed"` // no run was undisturbed: the medians are of disturbed runs
+	Verified  string   `json:"verified"`  // passed, FAILED or skipped
+	Notes     []string `json:"notes,omitempty"`
+
+	RecordsPerSecond float64  `json:"recordsPerSecond"`
+	BytesPerSecond   float64  `json:"bytesPerSecond"`
+	P50              *float64 `json:"p50Micros"`
+	P90              *float64 `json:"p90Micros"`
+	P99              *float64 `json:"p99Micros"`
+	P999             *float64 `json:"p99.9Micros"`
+	Max              float64  `json:"maxMicros"`
+	PerBatch         float64  `json:"recordsPerBatch"`
+	Steal            float64  `json:"stealPercent"` // the largest of the runs, not the median
+	Flushes          *float64 `json:"diskFlushesPerSecond"`
+	BytesPerFlush    *float64 `json:"diskBytesPerFlush"`
+	BrokerCPU        *float64 `json:"brokerCPUSecondsPerGB"` // per 10^9 bytes of values
+	BrokerRSS        *float64 `json:"brokerResidentBytes"`
+	Ready            float64  `json:"startToReadySeconds,omitempty"`
+}
+
+// Summarize takes the medians of a row's runs.
+func Summarize(row string, runs []*Result) Summary {
+	s := Summary{Row: row, Verified: "passed"}
+	var use []*Result
+	for _, r := range runs {
+		if !r.Left {
+			use = append(use, r)
+		}
+		// A loss counts whether or not the run does.
+		switch {
+		case r.Verify.State == "FAILED":
+			s.Verified = "FAILED"
+		case r.Verify.State != "passed" && s.Verified == "passed":
+			s.Verified = "skipped"
+		}
+		for _, n := range r.Notes {
+			if !slices.Contains(s.Notes, n) {
+				s.Notes = append(s.Notes, n)
+			}
+		}
+	}
+	s.Disturbed = len(runs) - len(use)
+	if len(use) == 0 {
+		use, s.Marked = runs, true
+	}
+	s.Runs = len(use)
+	if len(use) == 0 {
+		return s
+	}
+	s.Class = use[0].Class
+	of := func(get func(*Result) *float64) *float64 { return medianOf(use, get) }
+	must := func(get func(*Result) float64) float64 {
+		return *medianOf(use, func(r *Result) *float64 { v := get(r); return &v })
+	}
+	s.RecordsPerSecond = must(func(r *Result) float64 { return r.RecordsPerSecond })
+	s.BytesPerSecond = must(func(r *Result) float64 { return r.BytesPerSecond })
+	s.P50 = of(func(r *Result) *float64 { return r.Latency.P50 })
+	s.P90 = of(func(r *Result) *float64 { return r.Latency.P90 })
+	s.P99 = of(func(r *Result) *float64 { return r.Latency.P99 })
+	s.P999 = of(func(r *Result) *float64 { return r.Latency.P999 })
+	s.Max = must(func(r *Result) float64 { return r.Latency.Max })
+	s.PerBatch = must((*Result).perBatch)
+	s.Ready = must(func(r *Result) float64 { return r.Target.Ready })
+	s.Flushes = of((*Result).flushesPerSecond)
+	s.BytesPerFlush = of((*Result).bytesPerFlush)
+	s.BrokerCPU = of((*Result).brokerCPUPerGB)
+	s.BrokerRSS = of((*Result).brokerRSS)
+	for _, r := range use {
+		s.Steal = max(s.Steal, r.Use.Steal)
+	}
+	return s
+}
+
+// medianOf is the median of a figure, or nil where one of the runs lacks it.
+func medianOf(runs []*Result, get func(*Result) *float64) *float64 {
+	var values []float64
+	for _, r := range runs {
+		v := get(r)
+		if v == nil {
+			return nil
+		}
+		values = append(values, *v)
+	}
+	if len(values) == 0 {
+		return nil
+	}
+	slices.Sort(values)
+	n := len(values)
+	m := (values[(n-1)/2] + values[n/2]) / 2
+	return &m
+}
+
+func (r *Result) flushesPerSecond() *float64 {
+	if r.Use.DiskFlushes == nil || r.Seconds == 0 {
+		return nil
+	}
+	v := float64(*r.Use.DiskFlushes) / r.Seconds
+	return &v
+}
+
+func (r *Result) bytesPerFlush() *float64 {
+	if r.Use.DiskFlushes == nil || *r.Use.DiskFlushes == 0 {
+		return nil
+	}
+	v := float64(*r.Use.DiskBytes) / float64(*r.Use.DiskFlushes)
+	return &v
+}
+
+func (r *Result) brokerCPUPerGB() *float64 {
+	if r.Use.BrokerCPU == nil || r.Acked == 0 {
+		return nil
+	}
+	v := *r.Use.BrokerCPU / (float64(r.Acked) * float64(r.Workload.Size) / 1e9)
+	return &v
+}
+
+func (r *Result) brokerRSS() *float64 {
+	if r.Use.BrokerRSS == nil {
+		return nil
+	}
+	v := float64(*r.Use.BrokerRSS)
+	return &v
+}
+
+// Compare makes every row's runs, interleaved, and returns the medians and all
+// runs, those left out too. When interrupted it returns what there is with
+// ctx's error. told hears of each finished run.
+func Compare(ctx context.Context, rows []Row, w Workload, rule RepeatRule, c Confinement, o Options, told func(row string, round, attempt int, r *Result)) ([]Summary, []*Result, error) {
+	if len(c.Generator) > 0 {
+		before := allowedCPUs(0)
+		if err := confine(os.Getpid(), c.Generator); err != nil {
+			return nil, nil, err
+		}
+		defer func() { _ = confine(os.Getpid(), before) }() // only the rest of this process sees it
+	}
+	perRow := make([][]*Result, len(rows))
+	var all []*Result
+	var failed error
+	for _, s := range interleave(len(rows), rule.Runs) {
+		var attempts []*Result
+		for attempt := 0; attempt <= rule.RepeatsMax; attempt++ {
+			o.phase("%s, round %d of %d, attempt %d", rows[s.row].Name, s.round+1, rule.Runs, attempt+1)
+			r, err := runRow(ctx, rows[s.row], w, c, o)
+			if err != nil {
+				failed = fmt.Errorf("row %s, round %d: %w", rows[s.row].Name, s.round+1, err)
+				break
+			}
+			attempts = append(attempts, r)
+			told(rows[s.row].Name, s.round+1, attempt+1, r)
+			if !r.Disturbed || r.Partial {
+				break
+			}
+		}
+		choose(attempts)
+		perRow[s.row] = append(perRow[s.row], attempts...)
+		all = append(all, attempts...)
+		if failed = errors.Join(failed, ctx.Err()); failed != nil {
+			break
+		}
+	}
+	var table []Summary
+	for i, row := range rows {
+		table = append(table, Summarize(row.Name, perRow[i]))
+	}
+	return table, all, failed
+}
+
+// runRow starts a row's target, confines it if it is a process of this machine
+// that the harness did not start, makes one run and puts everything back.
+func runRow(ctx context.Context, row Row, w Workload, c Confinement, o Options) (res *Result, err error) {
+	defer func() { err = errors.Join(err, row.Target.Stop()) }()
+	if err := row.Target.Start(ctx); err != nil {
+		return nil, err
+	}
+	info := row.Target.Info()
+	confined := info.CPUs
+	if len(c.Broker) > 0 && info.PID != 0 && info.CPUs == "" {
+		before := allowedCPUs(info.PID)
+		if err := confine(info.PID, c.Broker); err == nil {
+			confined = cpuList(c.Broker) + " (moved there while running)"
+			defer func() { err = errors.Join(err, confine(info.PID, before)) }()
+		}
+	}
+	if _, managed := row.Target.(*Serve); managed {
+		o.Keep = true // its whole directory goes
+	}
+	if res, err = Run(ctx, row.Target, w.with(row.Config), o); err != nil {
+		return nil, err
+	}
+	res.Row, res.Target.CPUs = row.Name, confined
+	if class, ok := policies[row.Policy]; ok && res.Settings["flush.policy"] == "" {
+		res.Class = class
+		res.note("the broker does not report flush.policy: the class is the one asked for")
+	}
+	if len(c.Broker) > 0 && confined == "" {
+		res.note("the broker was not confined to a CPU: its process was not found on this machine or may not be moved")
+	}
+	return res, nil
+}

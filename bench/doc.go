@@ -1,0 +1,25 @@
+// Package bench measures what a broker, a durability setting or a disk
+// really does, and refuses to print what it did not measure.
+//
+// Four nouns carry it:
+//
+//   - [Workload] says what is asked: rate, partitions, sizes, acks, times.
+//   - [Target] is what is measured: a broker that runs, or one that the
+//     harness starts and stops ([Kafka], [Serve]).
+//   - [Client] is how records get there. It belongs to a target.
+//   - [Result] is what one run saw, with raw histograms and the settings that
+//     the broker itself reports.
+//
+// [Run] makes one run, [Compare] interleaves runs over several rows and takes
+// medians. The rules that both hold to:
+//
+//   - Open loop: every send has an intended time on a fixed schedule, and
+//     latency runs from that time, so a stall costs what waiting users would
+//     have felt. How late the generator itself was is a series of its own.
+//   - A percentile needs 100 samples above it ([SamplesAbove]); else it is "-".
+//   - Histograms are merged, never averaged; over runs, medians are taken.
+//   - Every acknowledged record is read back, once and in order, before a
+//     number counts ([Verifier]).
+//   - CPU steal and device flushes come from the kernel's counters and stand
+//     beside each figure. A run with more than [StealMax] steal is repeated.
+package bench

@@ -1,0 +1,149 @@
+package bench
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// resultFormat is the version of the result file. It changes when a field
+// changes its meaning.
+const resultFormat = 1
+
+// Result is what one run saw. Figures cover the measured time only; the
+// warm-up is cut.
+type Result struct {
+	Row      string            `json:"row,omitempty"` // in a comparison: which row this run belongs to
+	Started  time.Time         `json:"started"`
+	Workload Workload          `json:"workload"`
+	Loop     string            `json:"loop"`
+	Target   TargetInfo        `json:"target"`
+	Topic    string            `json:"topic"`
+	Class    Class             `json:"durabilityClass"`
+	Settings map[string]string `json:"settings,omitempty"` // the topic's, as the broker reports them
+
+	SettingsError string `json:"settingsError,omitempty"` // why Settings is empty
+
+	Seconds float64 `json:"seconds"` // measured time
+	Acked   int64   `json:"acknowledged"`
+	Failed  int64   `json:"failed"`     // refused or given up by the client, warm-up included; in no latency
+	Hanging int64   `json:"unfinished"` // neither acknowledged nor refused when the run was given up; each counts in Latency with its wait so far
+	Unsent  int64   `json:"unsent"`     // open loop: intended, never sent; each counts in Latency with its wait so far
+	Error   string  `json:"firstError,omitempty"`
+
+	RecordsPerSecond float64     `json:"recordsPerSecond"` // acknowledged within the measured time
+	BytesPerSecond   float64     `json:"bytesPerSecond"`   // of values
+	Latency          Latency     `json:"latency"`
+	Lag              Latency     `json:"scheduleLag"` // how late the generator handed over; open loop only
+	Batches          ClientStats `json:"batches"`     // warm-up included
+	Intervals        []Interval  `json:"intervals"`
+
+	Use    Use          `json:"use"`
+	Verify Verification `json:"verification"`
+	Notes  []string     `json:"notes,omitempty"` // what a reader must know before using a figure
+
+	Disturbed bool `json:"disturbed"`          // steal was over StealMax
+	Left      bool `json:"leftOut,omitempty"`  // in a comparison: not in the medians
+	Partial   bool `json:"cutShort,omitempty"` // interrupted
+}
+
+// Interval is one second of a run, by the time of the acknowledgement.
+type Interval struct {
+	Second int      `json:"second"`
+	Warmup bool     `json:"warmup,omitempty"`
+	Acked  int64    `json:"acknowledged"`
+	Failed int64    `json:"failed,omitempty"`
+	P50    *float64 `json:"p50Micros"`
+	P99    *float64 `json:"p99Micros"`
+	Max    float64  `json:"maxMicros"`
+}
+
+// OK reports whether the run's figures count: something was acknowledged, and
+// what was acknowledged was there.
+func (r *Result) OK() bool { return r.Acked > 0 && r.Verify.State != "FAILED" }
+
+// perBatch is how many records a batch really had.
+func (r *Result) perBatch() float64 {
+	if r.Batches.Batches == 0 {
+		return 0
+	}
+	return float64(r.Batches.Records) / float64(r.Batches.Batches)
+}
+
+// note adds what a reader must know; see Result.Notes.
+func (r *Result) note(format string, args ...any) {
+	r.Notes = append(r.Notes, fmt.Sprintf(format, args...))
+}
+
+// judge adds the notes that follow from the figures themselves.
+func (r *Result) judge() {
+	r.Disturbed = r.Use.Steal > StealMax
+	if r.Class == Flushed && r.Use.DiskFlushes != nil && *r.Use.DiskFlushes == 0 && r.Acked > 0 {
+		r.note("the broker claims to flush before it acknowledges, and the disk saw no flush")
+	}
+	if r.Unsent > 0 {
+		r.note("over capacity: %d records were due and could not be sent; they count with their wait so far", r.Unsent)
+	}
+	if r.Hanging > 0 {
+		r.note("%d records were not acknowledged %v after the last was due; they count with their wait so far", r.Hanging, r.Workload.DrainTimeout)
+	}
+	if r.Failed > 0 {
+		r.note("%d records failed and are in no latency: %s", r.Failed, r.Error)
+	}
+	if want := float64(r.Workload.Batch); r.Batches.Batches > 0 && (r.perBatch() < 0.9*want || r.perBatch() > 1.1*want) {
+		r.note("batches left the client with %.1f records on average, not %d", r.perBatch(), r.Workload.Batch)
+	}
+	if p := r.Lag.P99; p != nil && r.Latency.P99 != nil && *p > *r.Latency.P99/2 {
+		r.note("the generator itself was late (p99 %s): much of the latency is the client's", micros(p))
+	}
+	if o := r.Use.OthersCPU; o != nil && *o > othersMax*r.Seconds {
+		r.note("other programs, or the kernel for all, used more than %.1f CPUs meanwhile", othersMax)
+	}
+	if s := r.Seconds; s > 0 && r.Use.ClientCPU/s > 0.9*float64(clientCPUs()) {
+		r.note("the generator used %.2f CPUs: the client may be what is measured", r.Use.ClientCPU/s)
+	}
+}
+
+func clientCPUs() int { return max(1, len(allowedCPUs(0))) }
+
+// File is what --out writes: one run, or a comparison with all of its runs.
+type File struct {
+	Format  int        `json:"format"`
+	Command string     `json:"command"` // repeats it
+	Machine Machine    `json:"machine"`
+	Table   []Summary  `json:"table,omitempty"`
+	Runs    []*Result  `json:"runs"`
+	Rule    RepeatRule `json:"repeatRule,omitzero"`
+}
+
+// Write stores f as JSON, whole or not at all.
+func (f File) Write(path string) error {
+	b, err := json.MarshalIndent(f, "", " ")
+	if err != nil {
+		return fmt.Errorf("encode %s: %w", path, err)
+	}
+	return replace(path, append(b, '\n'))
+}
+
+// replace writes a file beside path and renames it over path.
+func replace(path string, b []byte) error {
+	t, err := os.CreateTemp(filepath.Dir(path), ".millrace-bench-*")
+	if err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	defer os.Remove(t.Name())
+	if _, err := t.Write(b); err != nil {
+		t.Close()
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	if err := errors.Join(t.Chmod(0o644), t.Close()); err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	if err := os.Rename(t.Name(), path); err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	return nil
+}

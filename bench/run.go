@@ -1,0 +1,482 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/HdrHistogram/hdrhistogram-go"
+	"golang.org/x/sys/unix"
+)
+
+const closeTimeout = 10 * time.Second
+
+// Options are how a run is made and shown, not what it asks.
+type Options struct {
+	Verify    bool               // read back every acknowledged record
+	VerifyMax int64              // bytes; more than this is not read back, and the result says so
+	Keep      bool               // leave the topic
+	Each      func(Interval)     // told once a second; may be nil
+	Phase     func(phase string) // told what is going on; may be nil
+}
+
+func (o Options) phase(format string, args ...any) {
+	if o.Phase != nil {
+		o.Phase(fmt.Sprintf(format, args...))
+	}
+}
+
+// producer is one client with what it has seen. The sending side is owned by
+// one goroutine; what mu guards is shared with acknowledgements.
+type producer struct {
+	run     *run
+	id      uint32
+	client  Client
+	next    []uint64 // per partition: sequence of the next record
+	cursor  int      // next partition
+	sending [][]byte // scratch of send
+	tokens  chan struct{}
+
+	mu       sync.Mutex
+	free     [][]byte // values that may be sent again
+	latency  *hdrhistogram.Histogram
+	interval *hdrhistogram.Histogram // since the last collect
+	acked    int64                   // acknowledged within the measured time
+	window   Interval                // counts since the last collect
+	failed   int64
+	hanging  int64
+	ended    int64 // records that are no longer with the client
+	err      error // the first
+	random   *rand.Rand
+}
+
+// run is one run in progress.
+type run struct {
+	w         Workload
+	number    uint32
+	start     time.Time
+	ledger    *Ledger
+	producers []*producer
+	lag       *hdrhistogram.Histogram // owned by the pacer
+	gaveUp    atomic.Bool             // the clients are being closed
+}
+
+// Run measures w on t, which has been started. An interrupted run (ctx) gives
+// a Result marked Partial with what there was. The error is for what kept the
+// run from being made; loss is in the Result.
+func Run(ctx context.Context, t Target, w Workload, o Options) (*Result, error) {
+	if err := w.Validate(); err != nil {
+		return nil, err
+	}
+	number := rand.Uint32()
+	res := &Result{
+		Started: time.Now().UTC(), Workload: w, Loop: w.Loop(), Target: t.Info(),
+		Topic: fmt.Sprintf("millrace-bench-%08x", number),
+	}
+	o.phase("creating topic %s with %d partitions", res.Topic, w.Partitions)
+	if err := t.Create(ctx, res.Topic, w); err != nil {
+		return nil, err
+	}
+	if !o.Keep {
+		defer func() {
+			// Also after an interrupt. A topic that stays is untidy, not wrong.
+			if err := t.Remove(context.WithoutCancel(ctx), res.Topic); err != nil {
+				res.note("the topic is left behind: %v", err)
+			}
+		}()
+	}
+	settings, err := t.Settings(ctx, res.Topic)
+	if err != nil {
+		res.SettingsError = err.Error()
+	}
+	res.Settings, res.Class = settings, classOf(settings)
+
+	r := &run{w: w, number: number, ledger: NewLedger(number, w.Producers, w.Partitions), lag: newHistogram()}
+	if err := r.connect(t, res.Topic); err != nil {
+		return nil, err
+	}
+	defer r.close()
+	if err := r.load(ctx, res, newMeter(t.Info()), o); err != nil {
+		return nil, err
+	}
+	if err := r.collect(res); err != nil {
+		return nil, err
+	}
+	r.verify(ctx, t, res, o)
+	res.judge()
+	return res, nil
+}
+
+// connect makes the producers.
+func (r *run) connect(t Target, topic string) error {
+	for id := range r.w.Producers {
+		p := &producer{
+			run: r, id: uint32(id), next: make([]uint64, r.w.Partitions), latency: newHistogram(), interval: newCoarseHistogram(),
+			random: rand.New(rand.NewPCG(uint64(r.number), uint64(id))),
+			// Producers begin at different partitions, so that few records
+			// still spread.
+			cursor: id * r.w.Partitions / r.w.Producers,
+		}
+		if r.w.Rate == 0 {
+			p.tokens = make(chan struct{}, max(1, r.w.InFlight/r.w.Producers/r.w.Batch))
+		}
+		client, err := t.NewClient(topic, r.w, p.done)
+		if err != nil {
+			r.close()
+			return err
+		}
+		p.client = client
+		r.producers = append(r.producers, p)
+	}
+	return nil
+}
+
+func (r *run) close() {
+	for _, p := range r.producers {
+		p.client.Close()
+	}
+}
+
+// end is when sending ends, from the start.
+func (r *run) end() time.Duration { return r.w.Warmup + r.w.Duration }
+
+// load offers the load, waits for its acknowledgements and reads the counters
+// around the measured time.
+func (r *run) load(ctx context.Context, res *Result, m meter, o Options) error {
+	// The pacer's thread sleeps in the kernel and senders may block: neither
+	// may take a processor from the client's own goroutines.
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(runtime.NumCPU() + 4))
+	o.phase("%s; warm-up %v, then %v", res.Loop, r.w.Warmup, r.w.Duration)
+	sending, cancel := context.WithCancel(ctx)
+	defer cancel()
+	r.start = time.Now()
+
+	var wait sync.WaitGroup
+	var unsent int64
+	if r.w.Rate > 0 {
+		wait.Go(func() { unsent = r.pace(sending) })
+	} else {
+		for _, p := range r.producers {
+			wait.Go(func() { p.saturate(sending) })
+		}
+	}
+	sent := make(chan struct{})
+	go func() { wait.Wait(); close(sent) }()
+
+	var from, to sample
+	var errs []error
+	read := func(s *sample) {
+		var err error
+		if *s, err = m.read(); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	warm, measured := time.After(r.w.Warmup), time.After(r.end())
+	each := time.NewTicker(time.Second)
+	defer each.Stop()
+	stop := ctx.Done()
+	var fromAt, toAt time.Duration
+	for second := 0; toAt == 0; {
+		select {
+		case <-warm:
+			read(&from)
+			fromAt = time.Since(r.start)
+		case <-measured:
+			read(&to)
+			toAt = time.Since(r.start)
+		case <-stop: // interrupted: what there is counts
+			res.Partial = true
+			read(&to)
+			toAt = time.Since(r.start)
+			cancel()
+		case <-each.C:
+			second++
+			in := r.second(second)
+			res.Intervals = append(res.Intervals, in)
+			if o.Each != nil {
+				o.Each(in)
+			}
+		}
+	}
+	if fromAt == 0 { // interrupted in the warm-up
+		from, fromAt = to, toAt
+	}
+	res.Use = m.between(from, to)
+	res.Seconds = (toAt - fromAt).Seconds()
+
+	o.phase("waiting for the last acknowledgements")
+	drain, done := context.WithTimeout(context.WithoutCancel(ctx), r.w.DrainTimeout)
+	defer done()
+	select {
+	case <-sent:
+	case <-drain.Done(): // a send blocks because nothing is acknowledged: give up below
+	}
+	for _, p := range r.producers {
+		_ = p.client.Drain(drain) // what it leaves is counted by done
+	}
+	for _, p := range r.producers {
+		res.Batches.add(p.client.Stats())
+	}
+	r.gaveUp.Store(true)
+	r.close() // what has not ended fails here
+	<-sent
+	if err := r.settle(); err != nil {
+		return err
+	}
+	res.Unsent = unsent
+	return errors.Join(errs...)
+}
+
+// settle waits until the closed clients have told how every record ended.
+func (r *run) settle() error {
+	deadline := time.Now().Add(closeTimeout)
+	for _, p := range r.producers {
+		handed := int64(0)
+		for _, n := range p.next {
+			handed += int64(n)
+		}
+		for {
+			p.mu.Lock()
+			open := handed - p.ended
+			p.mu.Unlock()
+			if open == 0 {
+				break
+			}
+			if time.Now().After(deadline) {
+				return fmt.Errorf("producer %d: the client has not told how %d records ended, %v after it was closed", p.id, open, closeTimeout)
+			}
+			sleep(time.Millisecond)
+		}
+	}
+	return nil
+}
+
+func (s *ClientStats) add(o ClientStats) {
+	s.Batches += o.Batches
+	s.Records += o.Records
+	s.Bytes += o.Bytes
+}
+
+// pace sends on the schedule, from one thread, round all producers. It returns
+// how many records were due and not sent by the end.
+func (r *run) pace(ctx context.Context) (unsent int64) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	// The default slack is 50 us, on every sleep.
+	_ = unix.Prctl(unix.PR_SET_TIMERSLACK, 1, 0, 0, 0)
+	schedule, end := Schedule{Rate: r.w.Rate, Batch: r.w.Batch}, r.end()
+	count := schedule.Count(end)
+	for i := int64(0); i < count; i++ {
+		at := schedule.At(i)
+		now := time.Since(r.start)
+		for now < at && ctx.Err() == nil {
+			sleep(min(at-now, 50*time.Millisecond))
+			now = time.Since(r.start)
+		}
+		if ctx.Err() != nil {
+			return 0 // the run was ended: nobody was kept waiting
+		}
+		if now > end+lateMax {
+			for j := i; j < count; j++ {
+				r.late(schedule.At(j), end)
+			}
+			return (count - i) * int64(r.w.Batch)
+		}
+		if at >= r.w.Warmup {
+			record(r.lag, now-at, int64(r.w.Batch))
+		}
+		r.producers[i%int64(len(r.producers))].send(at)
+	}
+	return 0
+}
+
+// lateMax is how long after the end the pacer still sends what was due before
+// it: a generator that was late by a hair is not a target over its capacity.
+const lateMax = 100 * time.Millisecond
+
+// late counts a send that was due at the time given and never happened, with
+// its wait so far. Leaving it out would flatter a target that cannot keep up.
+func (r *run) late(at, end time.Duration) {
+	if at < r.w.Warmup {
+		return
+	}
+	p := r.producers[0]
+	p.mu.Lock()
+	record(p.latency, end-at, int64(r.w.Batch))
+	p.mu.Unlock()
+}
+
+// sleep blocks the thread. Go's timers round up to a millisecond when the
+// process is idle; that is a large part of what is measured.
+func sleep(d time.Duration) {
+	ts := unix.NsecToTimespec(int64(d))
+	_ = unix.ClockNanosleep(unix.CLOCK_MONOTONIC, 0, &ts, nil) // a signal only wakes it early
+}
+
+// saturate sends as long as the bound on records in flight allows.
+func (p *producer) saturate(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case p.tokens <- struct{}{}:
+		}
+		now := time.Since(p.run.start)
+		if now >= p.run.end() {
+			return
+		}
+		p.send(now)
+	}
+}
+
+// send hands over one batch for the next partition.
+func (p *producer) send(intended time.Duration) {
+	w := &p.run.w
+	partition := p.cursor
+	if p.cursor++; p.cursor == w.Partitions {
+		p.cursor = 0
+	}
+	p.sending = p.sending[:0]
+	p.mu.Lock()
+	for range w.Batch {
+		if n := len(p.free); n > 0 {
+			p.sending, p.free = append(p.sending, p.free[n-1]), p.free[:n-1]
+		} else {
+			p.sending = append(p.sending, nil)
+		}
+	}
+	p.mu.Unlock()
+	for i, value := range p.sending {
+		if value == nil {
+			value = make([]byte, w.Size)
+			fill(value, w.RandomBytes, p.random)
+			p.sending[i] = value
+		}
+		header{run: p.run.number, producer: p.id, partition: uint32(partition), sequence: p.next[partition], intended: intended}.put(value)
+		p.next[partition]++
+	}
+	p.client.Send(int32(partition), p.sending)
+}
+
+// done is the client's Done.
+func (p *producer) done(value []byte, err error) {
+	r := p.run
+	now := time.Since(r.start)
+	h := peek(value)
+	p.mu.Lock()
+	switch {
+	case err != nil && r.gaveUp.Load():
+		p.hanging++
+		if h.intended >= r.w.Warmup {
+			record(p.latency, now-h.intended, 1)
+		}
+	case err != nil:
+		p.failed++
+		p.window.Failed++
+		if p.err == nil {
+			p.err = err
+		}
+	default:
+		r.ledger.Ack(p.id, h.partition, h.sequence)
+		p.window.Acked++
+		record(p.interval, now-h.intended, 1)
+		if h.intended >= r.w.Warmup {
+			record(p.latency, now-h.intended, 1)
+		}
+		if now >= r.w.Warmup && now < r.end() {
+			p.acked++
+		}
+	}
+	p.free = append(p.free, value)
+	p.ended++
+	p.mu.Unlock()
+	// A batch's records end in order: its last one ends the batch.
+	if p.tokens != nil && (h.sequence+1)%uint64(r.w.Batch) == 0 {
+		<-p.tokens
+	}
+}
+
+// second closes the interval that ends now.
+func (r *run) second(n int) Interval {
+	in := Interval{Second: n, Warmup: time.Duration(n)*time.Second <= r.w.Warmup}
+	all := newHistogram()
+	for _, p := range r.producers {
+		p.mu.Lock()
+		in.Acked += p.window.Acked
+		in.Failed += p.window.Failed
+		all.Merge(p.interval)
+		p.interval.Reset()
+		p.window = Interval{}
+		p.mu.Unlock()
+	}
+	l, _ := summarize(all, r.w.Batch, false) // only encoding can fail
+	in.P50, in.P99, in.Max = l.P50, l.P99, l.Max
+	return in
+}
+
+// collect merges what the producers saw. Everything has ended.
+func (r *run) collect(res *Result) (err error) {
+	all := newHistogram()
+	for _, p := range r.producers {
+		if dropped := all.Merge(p.latency); dropped > 0 {
+			panic(fmt.Sprintf("BUG: %d samples lost in a merge of equal histograms", dropped))
+		}
+		res.Acked += p.acked
+		res.Failed += p.failed
+		res.Hanging += p.hanging
+		if p.err != nil && res.Error == "" {
+			res.Error = p.err.Error()
+		}
+	}
+	if res.Seconds > 0 {
+		res.RecordsPerSecond = float64(res.Acked) / res.Seconds
+		res.BytesPerSecond = res.RecordsPerSecond * float64(r.w.Size)
+	}
+	if res.Latency, err = summarize(all, r.w.Batch, true); err != nil {
+		return err
+	}
+	res.Lag, err = summarize(r.lag, r.w.Batch, true)
+	return err
+}
+
+// verify reads back what was acknowledged.
+func (r *run) verify(ctx context.Context, t Target, res *Result, o Options) {
+	bytes := int64(0)
+	for _, p := range r.producers {
+		for _, n := range p.next {
+			bytes += int64(n) * int64(r.w.Size)
+		}
+	}
+	switch {
+	case !o.Verify:
+		res.Verify.State = "skipped: asked not to"
+		return
+	case bytes > o.VerifyMax:
+		res.Verify.State = fmt.Sprintf("skipped: %d MiB were sent, over the bound of %d MiB", bytes>>20, o.VerifyMax>>20)
+		return
+	case r.w.Acks == "0":
+		res.Verify.State = "skipped: with acks 0 nothing is acknowledged"
+		return
+	case res.Partial:
+		res.Verify.State = "skipped: interrupted"
+		return
+	}
+	o.phase("reading back %d MiB", bytes>>20)
+	v := NewVerifier(r.ledger)
+	err := t.ReadBack(ctx, res.Topic, v.Visit)
+	if ctx.Err() != nil {
+		res.Partial, res.Verify.State = true, "skipped: interrupted"
+		return
+	}
+	res.Verify = v.Finish()
+	if err != nil {
+		// What could not be read counts as lost: nobody else can read it either.
+		res.Verify.State = "FAILED"
+		res.Verify.Examples = append([]string{err.Error()}, res.Verify.Examples...)
+	}
+}

@@ -1,0 +1,258 @@
+package bench
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+)
+
+// micros prints microseconds in the unit that reads best, or "-".
+func micros(us *float64) string {
+	if us == nil {
+		return "-"
+	}
+	switch v := *us; {
+	case v < 1000:
+		return fmt.Sprintf("%.0f µs", v)
+	case v < 10_000:
+		return fmt.Sprintf("%.2f ms", v/1e3)
+	case v < 100_000:
+		return fmt.Sprintf("%.1f ms", v/1e3)
+	case v < 10_000_000:
+		return fmt.Sprintf("%.0f ms", v/1e3)
+	default:
+		return fmt.Sprintf("%.1f s", v/1e6)
+	}
+}
+
+// number prints a figure with its thousands apart, or "-".
+func number(v *float64) string {
+	if v == nil {
+		return "-"
+	}
+	if *v < 10 {
+		return fmt.Sprintf("%.2f", *v)
+	}
+	s := fmt.Sprintf("%.0f", *v)
+	for i := len(s) - 3; i > 0; i -= 3 {
+		s = s[:i] + "," + s[i:]
+	}
+	return s
+}
+
+func mebibytes(bytes *float64) string {
+	if bytes == nil {
+		return "-"
+	}
+	return fmt.Sprintf("%.0f", *bytes/(1<<20))
+}
+
+func ratio(v, base float64) string {
+	if base == 0 {
+		return "-"
+	}
+	return fmt.Sprintf("%.2f×", v/base)
+}
+
+func ratioOf(v, base *float64) string {
+	if v == nil || base == nil {
+		return "-"
+	}
+	return ratio(*v, *base)
+}
+
+// PrintResult writes one run for reading at a terminal.
+func PrintResult(out io.Writer, r *Result) {
+	w := r.Workload
+	p := func(format string, args ...any) { fmt.Fprintf(out, format+"\n", args...) }
+	p("target      %s at %s, %s, durability %s", r.Target.Name, r.Target.Address, or(r.Target.Version, "version unknown"), r.Class)
+	p("workload    %s", r.Loop)
+	p("            %d partitions, %d producers, %d-byte records, %d a batch (%.1f measured), acks %s, %s, idempotent %v, %s",
+		w.Partitions, w.Producers, w.Size, w.Batch, r.perBatch(), w.Acks, w.Compression, w.Idempotent, r.Target.ClientLib)
+	p("            %.1f s measured after %v of warm-up", r.Seconds, w.Warmup)
+	p("settings    %s", settingsLine(r))
+	p("throughput  %s records/s, %.2f MB/s; %d acknowledged, %d failed, %d unfinished, %d unsent",
+		number(&r.RecordsPerSecond), r.BytesPerSecond/1e6, r.Acked, r.Failed, r.Hanging, r.Unsent)
+	p("latency     %s", latencyLine(r.Latency))
+	if s := r.Latency.refused(); s != "" {
+		p("            %s", s)
+	}
+	if w.Rate > 0 {
+		p("send lag    %s (how late the generator was; contained in the latency)", latencyLine(r.Lag))
+	}
+	p("cpu         steal %.2f %%, idle %.1f %%, client %.2f s, broker %s s, others %s s; broker resident %s MiB",
+		r.Use.Steal, r.Use.Idle, r.Use.ClientCPU, number(r.Use.BrokerCPU), number(r.Use.OthersCPU), mebibytes(r.brokerRSS()))
+	if r.Disturbed {
+		p("            disturbed: over %.0f %% of CPU time was stolen by the hypervisor", StealMax)
+	}
+	if flushes := r.flushesPerSecond(); flushes != nil {
+		p("disk        %s flushes/s, %s bytes each, %d writes (whole device %s, others' included)", number(flushes), number(r.bytesPerFlush()), *r.Use.DiskWrites, r.Use.Disk)
+	} else {
+		p("disk        flushes unknown: the broker's directory is not known here; name it with --data-dir")
+	}
+	v := r.Verify
+	p("read back   %s: %d acknowledged, %d read, %d lost, %d duplicate, %d reordered, %d corrupt, %d foreign, %d there without acknowledgement",
+		v.State, v.Acknowledged, v.Read, v.Lost, v.Duplicate, v.Reordered, v.Corrupt, v.Foreign, v.Unacknowledged)
+	for _, e := range v.Examples {
+		p("            %s", e)
+	}
+	for _, n := range r.Notes {
+		p("note        %s", n)
+	}
+}
+
+func or(s, other string) string {
+	if s == "" {
+		return other
+	}
+	return s
+}
+
+func latencyLine(l Latency) string {
+	if l.Count == 0 {
+		return "no records"
+	}
+	var b strings.Builder
+	for i, v := range l.percentiles() {
+		fmt.Fprintf(&b, "%s %s  ", quantiles[i].Name, micros(v))
+	}
+	fmt.Fprintf(&b, "max %s  (%d records)", micros(&l.Max), l.Count)
+	return b.String()
+}
+
+// settingsShown are the topic settings that decide what a figure means.
+var settingsShown = []string{"flush.policy", "flush.messages", "flush.ms", "flush.bytes", "min.insync.replicas", "min.flushed.replicas", "compression.type", "segment.bytes", "message.timestamp.type"}
+
+func settingsLine(r *Result) string {
+	if r.SettingsError != "" {
+		return "not read back: " + r.SettingsError
+	}
+	var parts []string
+	for _, k := range settingsShown {
+		if v, ok := r.Settings[k]; ok {
+			parts = append(parts, k+"="+v)
+		}
+	}
+	return strings.Join(parts, " ") + " (as the broker reports them)"
+}
+
+// base is the row that ratios refer to: "os" if there is one, else the first.
+func base(table []Summary) Summary {
+	for _, s := range table {
+		if s.Row == "os" {
+			return s
+		}
+	}
+	return table[0]
+}
+
+// Markdown writes a comparison as a table with all that it takes to judge and
+// to repeat it.
+func Markdown(table []Summary, runs []*Result, f File) string {
+	var b strings.Builder
+	if len(table) == 0 || len(runs) == 0 {
+		return "No run was finished.\n"
+	}
+	ref, w := base(table), runs[0].Workload
+	fmt.Fprintf(&b, "%s. %d partitions, %d producers, %d-byte records, %d a batch, acks %s, %s; %v measured after %v of warm-up. Medians of %d interleaved runs.\n\n",
+		upper(runs[0].Loop), w.Partitions, w.Producers, w.Size, w.Batch, w.Acks, w.Compression, w.Duration, w.Warmup, f.Rule.Runs)
+	fmt.Fprintf(&b, "| row | acknowledged means | records/s | of %s | p50 | p99 | of %s | p99.9 | max | records a batch | flushes/s | bytes a flush | broker CPU s/GB | resident MiB | steal %% | runs | read back |\n", ref.Row, ref.Row)
+	b.WriteString("|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|\n")
+	for _, s := range table {
+		if s.Runs == 0 {
+			fmt.Fprintf(&b, "| %s | no run finished | | | | | | | | | | | | | | 0 | |\n", s.Row)
+			continue
+		}
+		mark := ""
+		if s.Marked {
+			mark = " (disturbed)"
+		}
+		fmt.Fprintf(&b, "| %s%s | %s | %s | %s | %s | %s | %s | %s | %s | %.1f | %s | %s | %s | %s | %.1f | %d | %s |\n",
+			s.Row, mark, s.Class, number(&s.RecordsPerSecond), ratio(s.RecordsPerSecond, ref.RecordsPerSecond),
+			micros(s.P50), micros(s.P99), ratioOf(s.P99, ref.P99), micros(s.P999), micros(&s.Max), s.PerBatch,
+			number(s.Flushes), number(s.BytesPerFlush), number(s.BrokerCPU), mebibytes(s.BrokerRSS), s.Steal, s.Runs, s.Verified)
+	}
+	b.WriteString("\n")
+	for _, s := range table {
+		for _, n := range s.Notes {
+			fmt.Fprintf(&b, "- %s: %s\n", s.Row, n)
+		}
+		if s.Disturbed > 0 && !s.Marked {
+			fmt.Fprintf(&b, "- %s: %d runs made and left out of the medians (steal over %.0f %%)\n", s.Row, s.Disturbed, StealMax)
+		}
+	}
+	for _, why := range refusals(runs) {
+		fmt.Fprintf(&b, "- %s\n", why)
+	}
+	fmt.Fprintf(&b, "\nFlushes are the whole device's. Targets: %s.\n\nMachine: %s.\n\nRepeat with:\n\n    %s\n", targets(runs), f.Machine, f.Command)
+	return b.String()
+}
+
+func upper(s string) string { return strings.ToUpper(s[:1]) + s[1:] }
+
+// refusals gives the reason for missing percentiles, once per row.
+func refusals(runs []*Result) []string {
+	var out []string
+	seen := map[string]bool{}
+	for _, r := range runs {
+		if s := r.Latency.refused(); s != "" && !seen[r.Row] {
+			seen[r.Row] = true
+			out = append(out, r.Row+": "+s)
+		}
+	}
+	return out
+}
+
+func targets(runs []*Result) string {
+	var out []string
+	seen := map[string]bool{}
+	for _, r := range runs {
+		t := r.Target
+		if !seen[r.Row] {
+			seen[r.Row] = true
+			out = append(out, fmt.Sprintf("%s is %s on CPU %s", r.Row, or(t.Version, "of unknown version"), or(t.CPUs, "any")))
+		}
+	}
+	return strings.Join(out, "; ")
+}
+
+// Section puts text between the markers of a named section of a document,
+// replacing what stood there, or at the end of a document that has none. It
+// fails when a marker stands alone, or twice.
+func Section(document []byte, name, text string) ([]byte, error) {
+	begin := fmt.Appendf(nil, "<!-- millrace bench: %s -->", name)
+	end := fmt.Appendf(nil, "<!-- end of millrace bench: %s -->", name)
+	block := bytes.Join([][]byte{begin, []byte(strings.TrimRight(text, "\n")), end}, []byte("\n"))
+	nb, ne := bytes.Count(document, begin), bytes.Count(document, end)
+	switch {
+	case nb == 0 && ne == 0:
+		out := bytes.TrimRight(document, "\n")
+		if len(out) > 0 {
+			out = append(out, "\n\n"...)
+		}
+		return append(append(out, block...), '\n'), nil
+	case nb != 1 || ne != 1 || bytes.Index(document, begin) > bytes.Index(document, end):
+		return nil, fmt.Errorf("section %q: one begin marker before one end marker expected, found %d and %d", name, nb, ne)
+	}
+	i, j := bytes.Index(document, begin), bytes.Index(document, end)+len(end)
+	return bytes.Join([][]byte{document[:i], block, document[j:]}, nil), nil
+}
+
+// UpdateSection rewrites a named section of a file, which need not exist yet.
+func UpdateSection(path, name, text string) error {
+	document, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		document, err = []byte("# Benchmarks\n"), nil
+	}
+	if err != nil {
+		return fmt.Errorf("update %s: %w", path, err)
+	}
+	out, err := Section(document, name, text)
+	if err != nil {
+		return fmt.Errorf("update %s: %w", path, err)
+	}
+	return replace(path, out)
+}
