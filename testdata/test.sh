@@ -1,0 +1,54 @@
+#!/bin/sh
+# usage: testdata/test.sh short|full      (from the top; make test, make acceptance)
+#
+# Runs every test: short is one reduced case of everything, full the full counts.
+# Needs Go and a C compiler; what else tests need (kcat, lsof, Kafka's jars, a
+# Python client) they install themselves. A test whose means cannot be had is left
+# out and listed at the end.
+set -eu
+mode=${1:?short or full}
+short=-short
+fuzz=4s
+if [ "$mode" = full ]; then
+	short=
+	fuzz=60s
+	export MILLRACE_TEST_FULL=1 SIMTEST_SEEDS=200
+fi
+MILLRACE_TEST_SKIPS=$(mktemp)
+MILLRACE_MAKE=1
+export MILLRACE_TEST_SKIPS MILLRACE_MAKE
+trap 'rm -f "$MILLRACE_TEST_SKIPS"' EXIT
+began=$(date +%s)
+step() { echo "== $* ($(($(date +%s) - began)) s)"; }
+
+step "form"
+unformatted=$(gofmt -l $(git ls-files '*.go'))
+[ -z "$unformatted" ] || { echo "gofmt would change: $unformatted"; exit 1; }
+go vet ./...
+
+step "without the ring: plain go builds and vets"
+GOFLAGS= go vet ./...
+
+step "unit tests"
+go test $short -timeout 15m $(go list ./... | grep -v /engine/acceptance)
+
+step "under the race detector: what runs on several threads"
+go test -short -race -timeout 10m ./ring/... ./netio ./engine/shard ./engine
+
+step "fuzz, $fuzz each"
+for pkg in ./engine/record ./engine/wire ./engine/log; do
+	for f in $(go test -list '^Fuzz' $pkg | grep ^Fuzz); do
+		go test -run '^$' -fuzz "^$f\$" -fuzztime $fuzz -fuzzminimizetime 20x $pkg
+	done
+done
+
+step "real clients against bin/millrace"
+go test $short -timeout 90m ./engine/acceptance
+
+step "done"
+if [ -s "$MILLRACE_TEST_SKIPS" ]; then
+	echo "left out, for want of means:"
+	sed 's/^/  /' "$MILLRACE_TEST_SKIPS"
+else
+	echo "nothing was left out"
+fi
