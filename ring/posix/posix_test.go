@@ -149,14 +149,27 @@ func gate(r *Ring, workers int) (open func()) {
 func TestReadOfWhatIsNotInMemory(t *testing.T) {
 	r := newRing(t, Config{})
 	fd, data := coldFile(t, 1<<20)
-	cold := !host.Resident(fd, 0, 1<<20)
 	buf := r.Pool().Get(len(data))
-	want(t, r, submit(r, ring.Op{Code: ring.Read, FD: fd, Buf: buf}), int32(len(data)))
-	if !bytes.Equal(buf, data) {
-		t.Fatal("the bytes differ")
+	// A read that may not wait starts read-ahead, and a fast disk, or a CPU that is
+	// taken away, lets that end before the kernel looks: such a read has not waited
+	// either. So one punt in many cold reads is asked for; a ring that waits has none.
+	cold := 0
+	for range 50 {
+		if !host.Resident(fd, 0, 1<<20) {
+			cold++
+		}
+		clear(buf)
+		want(t, r, submit(r, ring.Op{Code: ring.Read, FD: fd, Buf: buf}), int32(len(data)))
+		if !bytes.Equal(buf, data) {
+			t.Fatal("the bytes differ")
+		}
+		if r.stats.Punted > 0 {
+			break
+		}
+		evict(t, fd)
 	}
-	if cold && r.stats.Punted == 0 {
-		t.Error("the ring's own thread has waited for the disk")
+	if cold > 0 && r.stats.Punted == 0 {
+		t.Errorf("the ring's own thread has waited for the disk in each of %d cold reads", cold)
 	}
 	punted := r.stats.Punted
 	want(t, r, submit(r, ring.Op{Code: ring.Read, FD: fd, Buf: buf}), int32(len(data)))
