@@ -252,6 +252,15 @@ func TestDumpIndexFlags(t *testing.T) {
 	}
 }
 
+// A partition that nothing has been appended to has an empty leader-epoch-checkpoint.
+func TestDumpNoEpochs(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "leader-epoch-checkpoint")
+	write(t, path, nil)
+	if code, out, errOut := invoke("log", "dump", path); code != 0 || out != "Dumping "+path+"\n" || errOut != "" {
+		t.Errorf("exit code %d, printed %q, error %q", code, out, errOut)
+	}
+}
+
 func TestDumpDamaged(t *testing.T) {
 	dir := t.TempDir()
 	p := golden(t, dir)

@@ -238,10 +238,11 @@ func readEpochs(path string) ([]epochStart, error) {
 }
 
 // readCheckpoint reads a text file of Kafka's CheckpointFile form: version 0, the
-// number of entries, then that many lines of so many fields.
+// number of entries, then that many lines of so many fields. An empty file has no
+// entries: that is how one begins that nothing has been written to yet.
 func readCheckpoint(path string, fields int, entry func(f []string) error) error {
 	b, err := os.ReadFile(path)
-	if err != nil {
+	if err != nil || len(b) == 0 {
 		return err
 	}
 	lines := strings.Split(strings.TrimSpace(string(b)), "\n")

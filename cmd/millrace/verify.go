@@ -463,7 +463,11 @@ func (p *partition) leaderEpochs() {
 		if !exact {
 			i--
 		}
-		if i >= 0 && epochs[i].epoch != seen.epoch || i < 0 && len(epochs) > 0 && epochs[0].epoch <= seen.epoch {
+		switch {
+		case len(epochs) == 0:
+			p.found(p.level(seen.start), path, "offset %d has leader epoch %d in the log, and none here", seen.start, seen.epoch)
+		// Below the first entry lies what is below the log's start, in that epoch or an earlier one.
+		case i >= 0 && epochs[i].epoch != seen.epoch, i < 0 && epochs[0].epoch < seen.epoch:
 			p.found(p.level(seen.start), path, "offset %d has leader epoch %d in the log, and another one here", seen.start, seen.epoch)
 		}
 	}

@@ -115,6 +115,17 @@ func TestVerifyFindings(t *testing.T) {
 			[]string{"note t-0/leader-epoch-checkpoint: epoch 5 starts at 99, beyond the end of the log, 12"}},
 		{"epochs out of order", steps{edit("t-0/leader-epoch-checkpoint", func([]byte) []byte { return []byte("0\n2\n3 6\n4 0\n") })}, 1,
 			[]string{"damage t-0/leader-epoch-checkpoint: epoch 4 from offset 0 does not follow epoch 3 from 6"}},
+		{"no epochs, and batches that have one", steps{edit("t-0/leader-epoch-checkpoint", func([]byte) []byte { return nil })}, 1,
+			[]string{"damage t-0/leader-epoch-checkpoint: offset 0 has leader epoch 3 in the log, and none here"}},
+		{"no epochs and no batches", steps{func(t *testing.T, dir string) {
+			newPartition(t, filepath.Join(dir, "empty-0")).flush()
+			write(t, filepath.Join(dir, "empty-0/leader-epoch-checkpoint"), nil)
+			write(t, filepath.Join(dir, "empty-0/partition.metadata"), []byte("version: 0\ntopic_id: QUB7ZSLtTly6jZlB-PHZkA"))
+		}}, 0, []string{"2 partitions, 3 segments, 7 batches, ", ": 0 damaged, 0 notes"}},
+		{"epochs that begin at the log's start, within a segment", steps{edit("t-0/leader-epoch-checkpoint", func([]byte) []byte { return []byte("0\n1\n3 2\n") })}, 0,
+			[]string{"0 damaged, 0 notes"}},
+		{"an epoch that the checkpoint does not know yet", steps{edit("t-0/leader-epoch-checkpoint", func([]byte) []byte { return []byte("0\n1\n2 2\n") })}, 1,
+			[]string{"damage t-0/leader-epoch-checkpoint: offset 0 has leader epoch 3 in the log, and another one here"}},
 		{"a checkpoint that is none", steps{edit("t-0/leader-epoch-checkpoint", func([]byte) []byte { return []byte("0\n5\n3 0\n") })}, 1,
 			[]string{`damage t-0/leader-epoch-checkpoint: it says "5" entries and has 1`}},
 		{"records that do not decode", steps{edit(segment6+".log", func(b []byte) []byte { b[60] = 1; record.Batch(b[:81]).UpdateCRC(); return b })}, 1,
