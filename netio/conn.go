@@ -44,6 +44,7 @@ type Conn struct {
 
 	closed bool // no more reading or sending
 	gone   bool // and nothing of it is in the kernel
+	told   bool // the log has a line about it: see Say
 }
 
 // smallFrames is after how many frames in a row that came whole in a receive
@@ -185,7 +186,7 @@ func (d *recvDone) Complete(op *ring.Op) {
 		c.waitForBuffer()
 	case op.Result == -int32(syscall.ECANCELED):
 	default:
-		c.close()
+		c.left()
 	}
 	if c.closed {
 		c.finish()
@@ -440,12 +441,38 @@ func (s *Server) frameMemory(n int) []byte {
 	return nil
 }
 
-// Fail closes the connection because of what its peer did, with a line in the log.
+// Say puts a line in the log about what the peer did wrong, with its address: the first
+// of a connection, and no more than a core may say (see saysAtOnce).
+func (c *Conn) Say(format string, args ...any) {
+	if c.told {
+		return
+	}
+	c.told = true
+	if s := c.srv; s.maySay() {
+		s.cfg.Log("%v: "+format, append([]any{c.Peer}, args...)...)
+	}
+}
+
+// Fail closes the connection because of what its peer did, and says so as Say does.
 func (c *Conn) Fail(format string, args ...any) {
 	if !c.closed {
-		c.srv.cfg.Log("%v: closed: "+format, append([]any{c.Peer}, args...)...)
+		c.Say("closed: "+format, args...)
 		c.close()
 	}
+}
+
+// left closes a connection that its peer has closed or reset. Between frames, with
+// nothing unsent, that is how connections end, and nobody needs to hear of it.
+func (c *Conn) left() {
+	switch {
+	case c.unsent > 0:
+		c.Say("left with %d bytes of replies unsent", c.unsentBytes())
+	case c.frame != nil:
+		c.Say("left inside a frame: %d of its %d bytes had come", c.have, binary.BigEndian.Uint32(c.prefix[:]))
+	case c.nprefix > 0:
+		c.Say("left inside a frame: %d bytes of its size had come", c.nprefix)
+	}
+	c.close()
 }
 
 // Close closes the connection; what is answered but unsent is lost.

@@ -50,6 +50,10 @@
 //     memory, a connection that holds some and has not moved a byte for 5 s is closed;
 //     otherwise after connections.max.idle.ms.
 //   - Descriptors: max.connections holds over all cores.
+//   - The log: what a peer does wrong is one line with its address, the first time on a
+//     connection ([Conn.Say]); a core writes 64 of them at once, then ten a second, and counts
+//     the rest in a line. Wrong are bytes that are no request or hold a bad batch, to leave
+//     inside a frame, and to leave with replies unsent; to leave otherwise is no line.
 //
 // # Copies
 //

@@ -176,6 +176,19 @@ func (c *Conn) transmit() {
 	s.io.Submit(op)
 }
 
+// unsentBytes is what is answered and unsent.
+func (c *Conn) unsentBytes() (n int) {
+	for x := c.head; x != nil; x = x.next {
+		if x.state == answered {
+			for i := x.at; i < len(x.pieces); i++ {
+				n += x.pieces[i].size()
+			}
+			n -= x.off
+		}
+	}
+	return n
+}
+
 // gather lists the memory at the head of the queue, as far as it is answered.
 func (c *Conn) gather(v *vector) int {
 	n := 0
@@ -217,11 +230,13 @@ func (d *sendDone) Complete(op *ring.Op) {
 		s.Stats.BytesOut += uint64(op.Result)
 		c.sent(int(op.Result))
 	case op.Code == ring.SendFile && op.Result == 0:
+		c.told = false // it is we who did wrong
 		c.Fail("a segment ended before the reply did")
 	case op.Code == ring.SendFile && !peerLeft(op.Result):
+		c.told = false
 		c.Fail("send from a segment: %v", op.Error())
 	default:
-		c.close()
+		c.left()
 	}
 	c.sending = false
 	if c.closed {

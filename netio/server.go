@@ -22,7 +22,8 @@ type Config struct {
 	UnsentMax int
 	// Open counts connections over all cores. Shared by the servers of a broker.
 	Open *atomic.Int64
-	// Log says what a person should know: one line, with the peer's address.
+	// Log says what a person should know: one line, with the peer's address where there is
+	// a peer. Of peers at most one line for each connection: see saysAtOnce.
 	Log func(format string, args ...any)
 }
 
@@ -68,6 +69,11 @@ type Server struct {
 	free       *Exchange
 	vectors    *vector
 	Stats      Stats
+
+	says    int    // lines that may be said at once: see saysAtOnce
+	saysAt  int64  // when says was last right
+	unsaid  uint64 // lines that were left out, to be counted in one at countAt
+	countAt int64
 }
 
 const (
@@ -80,12 +86,19 @@ const (
 	hungryRetry = 10e6
 	// acceptRetry is the same for an accept that failed.
 	acceptRetry = 100e6
+	// saysAtOnce is how many lines about peers a core puts in the log at once, and sayEvery
+	// after how long it may put in one more, ns: whoever floods us with connections does not
+	// flood the log. What is left out is counted in a line every countEvery.
+	saysAtOnce = 64
+	sayEvery   = 100e6
+	countEvery = 1e9
 )
 
 // Stats of a server.
 type Stats struct {
 	Accepted, Refused, Closed, Idle, BadFrames uint64
 	Stalled                                    uint64 // closed because they held memory and did not move
+	Unsaid                                     uint64 // lines about peers that the log was spared
 	Frames, BytesIn, BytesOut                  uint64
 	Copied                                     uint64 // bytes copied to put frames together or out of receive buffers
 	Open                                       int
@@ -107,6 +120,7 @@ func NewServer(io ring.IO, listener ring.FD, cfg Config, handler Handler) *Serve
 		l.init()
 	}
 	s.retryAt, s.lookAt = ring.Forever, ring.Forever
+	s.says, s.saysAt = saysAtOnce, io.Now()
 	s.accept = ring.Op{Code: ring.Accept, Flags: ring.Multi, FD: listener, Done: s}
 	io.Submit(&s.accept)
 	return s
@@ -148,7 +162,9 @@ func (s *Server) open(fd ring.FD) {
 	}
 	if !s.admit() {
 		s.Stats.Refused++
-		s.cfg.Log("%v: refused: max.connections=%d is reached", peer, s.cfg.ConnMax)
+		if s.maySay() {
+			s.cfg.Log("%v: refused: max.connections=%d is reached", peer, s.cfg.ConnMax)
+		}
 		s.close(fd)
 		return
 	}
@@ -172,6 +188,33 @@ func (s *Server) admit() bool {
 		if s.cfg.Open.CompareAndSwap(n, n+1) {
 			return true
 		}
+	}
+}
+
+// maySay says whether the log may have one more line about a peer.
+func (s *Server) maySay() bool {
+	now := s.io.Now()
+	if more := (now - s.saysAt) / sayEvery; more > 0 {
+		s.says = int(min(saysAtOnce, int64(s.says)+more))
+		s.saysAt += more * sayEvery
+	}
+	if s.says == 0 {
+		if s.unsaid == 0 {
+			s.countAt = now + countEvery
+		}
+		s.unsaid++
+		s.Stats.Unsaid++
+		return false
+	}
+	s.says--
+	return true
+}
+
+// count says how many lines were left out.
+func (s *Server) count() {
+	if s.unsaid > 0 {
+		s.cfg.Log("%d more lines about connections were left out: a core writes one every %d ms", s.unsaid, int64(sayEvery)/1e6)
+		s.unsaid = 0
 	}
 }
 
@@ -237,6 +280,9 @@ func (s *Server) NextDeadline() int64 {
 	if !s.holding.empty() {
 		at = min(at, s.patience(s.holding.first().conn.active))
 	}
+	if s.unsaid > 0 {
+		at = min(at, s.countAt)
+	}
 	return at
 }
 
@@ -254,6 +300,9 @@ func (s *Server) patience(active int64) int64 {
 
 // Expire closes who has been silent too long, and accepts again after an error.
 func (s *Server) Expire(now int64) {
+	if s.countAt <= now {
+		s.count()
+	}
 	if s.retryAt <= now {
 		s.retryAt = ring.Forever
 		if !s.closing {
@@ -270,6 +319,9 @@ func (s *Server) Expire(now int64) {
 			continue
 		}
 		s.Stats.Idle++
+		if c.nprefix > 0 {
+			c.Say("closed: silent for %d ms inside a frame: %d bytes of its size had come", (now-c.active)/1e6, c.nprefix)
+		}
 		c.close()
 	}
 	for !s.holding.empty() {
@@ -308,6 +360,7 @@ func (s *Server) Close() {
 			l.first().conn.close()
 		}
 	}
+	s.count()
 }
 
 // StopAccepting closes the listener and leaves the connections.

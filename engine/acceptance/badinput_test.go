@@ -82,11 +82,42 @@ func badFrames(t *testing.T, b *broker) {
 // expectPeerInLog waits for the line about a connection; only our broker promises one.
 func expectPeerInLog(t *testing.T, b *broker, raw *rawConn) {
 	t.Helper()
+	expectInLog(t, b, raw.LocalAddr().String())
+}
+
+// expectInLog waits for a line about peer that holds all the words, and wants no other line about it.
+func expectInLog(t *testing.T, b *broker, peer string, words ...string) {
+	t.Helper()
 	if b.log == nil || standIn() {
 		return
 	}
-	peer := raw.LocalAddr().String()
-	eventually(t, waitTimeout, "a log line with the peer's address "+peer, func() bool { return strings.Contains(b.log.String(), peer) })
+	var lines []string
+	eventually(t, waitTimeout, "a log line with the peer's address "+peer, func() bool {
+		lines = linesOf(b, peer)
+		return len(lines) > 0
+	})
+	for _, w := range words {
+		contains(t, lines[0], w)
+	}
+	equal(t, "lines about "+peer, len(lines), 1)
+}
+
+// linesOf are the log's lines about a peer.
+func linesOf(b *broker, peer string) (lines []string) {
+	for line := range strings.Lines(b.log.String()) {
+		if strings.Contains(line, " "+peer+": ") {
+			lines = append(lines, line)
+		}
+	}
+	return lines
+}
+
+func expectNotInLog(t *testing.T, b *broker, raw *rawConn) {
+	t.Helper()
+	if b.log == nil || standIn() {
+		return
+	}
+	equalSlices(t, "lines about a peer that did nothing wrong", linesOf(b, raw.LocalAddr().String()), nil)
 }
 
 // A client that goes away within a frame does no harm, nor does a frame that comes byte by byte.
@@ -96,7 +127,9 @@ func badTruncated(t *testing.T, b *broker) {
 		raw := b.dial(t)
 		frame := raw.frame(produceRequest(topic, newBatch("cut").encode()))
 		raw.send(frame[:cut])
+		peer := raw.LocalAddr().String()
 		raw.Close()
+		expectInLog(t, b, peer, "inside a frame")
 	}
 	raw := b.dial(t)
 	request := produceRequest(topic, newBatch("whole").encode())
@@ -105,7 +138,9 @@ func badTruncated(t *testing.T, b *broker) {
 	}
 	equal(t, "error code", answer[*kmsg.ProduceResponse](raw, request).Topics[0].Partitions[0].ErrorCode, 0)
 	equalSlices(t, "stored", values(b.readAll(t, topic)[0]), []string{"whole"})
+	raw.Close()
 	b.healthy(t)
+	expectNotInLog(t, b, raw) // who ends between frames has done nothing wrong
 }
 
 // An unknown version of ApiVersions is answered as version 0, with the keys to choose from.
@@ -132,7 +167,7 @@ func badVersions(t *testing.T, b *broker) {
 // A wrong batch is refused with an error code, nothing of it is stored, and the connection goes on.
 func badBatches(t *testing.T, b *broker) {
 	topic := b.topic(t, 1)
-	raw := b.dial(t)
+	var last *rawConn
 	change := func(how func(*rawBatch)) []byte {
 		batch := newBatch("bad-a", "bad-b")
 		how(batch)
@@ -164,6 +199,7 @@ func badBatches(t *testing.T, b *broker) {
 		{"two batches", append(newBatch("a").encode(), newBatch("b").encode()...), []int16{invalid}},
 		{"no bytes", []byte{}, []int16{invalid, corrupt}},
 	} {
+		raw := b.dial(t)
 		code, _ := raw.produceRaw(topic, c.batch)
 		refused := false
 		for _, want := range c.codes {
@@ -172,11 +208,18 @@ func badBatches(t *testing.T, b *broker) {
 		if !refused {
 			t.Errorf("%s: error code %d, want one of %d", c.name, code, c.codes)
 		}
+		expectInLog(t, b, raw.LocalAddr().String(), topic+"-0")
+		last = raw
 	}
-	code, base := raw.produceRaw(topic, newBatch("good").encode())
+	code, base := last.produceRaw(topic, newBatch("good").encode())
 	equal(t, "error code of a good batch", code, 0)
 	equal(t, "offset of a good batch", base, 0)
+	good := b.dial(t)
+	code, _ = good.produceRaw(topic, newBatch("good").encode())
+	equal(t, "error code of a good batch", code, 0)
+	good.Close()
 	b.healthy(t)
+	expectNotInLog(t, b, good)
 }
 
 // Compressed batches that are or claim to be huge cost no memory that lasts, whether they are taken or refused.
@@ -197,34 +240,41 @@ func badBombs(t *testing.T, b *broker) {
 		must(t, w.Close())
 		return out.Bytes()
 	}
+	tooLarge, corrupt := kerr.MessageTooLarge.Code, kerr.CorruptMessage.Code
 	for _, c := range []struct {
 		name  string
 		codec int16
 		data  []byte
+		code  int16
 	}{
-		{"gzip of zeros", 1, zeros(func(w io.Writer) io.WriteCloser { return gzip.NewWriter(w) })},
-		{"lz4 of zeros", 3, zeros(func(w io.Writer) io.WriteCloser { return lz4.NewWriter(w) })},
+		{"gzip of zeros", 1, zeros(func(w io.Writer) io.WriteCloser { return gzip.NewWriter(w) }), tooLarge},
+		{"lz4 of zeros", 3, zeros(func(w io.Writer) io.WriteCloser { return lz4.NewWriter(w) }), tooLarge},
 		{"zstd of zeros", 4, zeros(func(w io.Writer) io.WriteCloser {
 			encoder, err := zstd.NewWriter(w)
 			must(t, err)
 			return encoder
-		})},
-		{"snappy that claims 4 GiB", 2, append(binary.AppendUvarint(nil, 1<<32-1), 0xfc, 0xff, 0xff, 0xff, 0xff, 0)},
-		{"framed snappy that claims 2 GiB", 2, append([]byte("\x82SNAPPY\x00\x00\x00\x00\x01\x00\x00\x00\x01"), append(int32Bytes(20), append(binary.AppendUvarint(nil, 1<<31-1), make([]byte, 15)...)...)...)},
-		{"framed snappy of a 2 GiB block", 2, append([]byte("\x82SNAPPY\x00\x00\x00\x00\x01\x00\x00\x00\x01"), int32Bytes(1<<31-1)...)},
-		{"snappy of zeros", 2, s2.EncodeSnappyBest(nil, make([]byte, 64<<20))},
-		{"zstd that claims 2^62 bytes", 4, []byte{0x28, 0xb5, 0x2f, 0xfd, 0xe0, 0, 0, 0, 0, 0, 0, 0, 0x40, 1, 0, 0}},
-		{"zstd with a window of 2 TiB", 4, []byte{0x28, 0xb5, 0x2f, 0xfd, 0x00, 0xf8, 1, 0, 0}},
+		}), corrupt},
+		{"snappy that claims 4 GiB", 2, append(binary.AppendUvarint(nil, 1<<32-1), 0xfc, 0xff, 0xff, 0xff, 0xff, 0), tooLarge},
+		{"framed snappy that claims 2 GiB", 2, append([]byte("\x82SNAPPY\x00\x00\x00\x00\x01\x00\x00\x00\x01"), append(int32Bytes(20), append(binary.AppendUvarint(nil, 1<<31-1), make([]byte, 15)...)...)...), tooLarge},
+		{"framed snappy of a 2 GiB block", 2, append([]byte("\x82SNAPPY\x00\x00\x00\x00\x01\x00\x00\x00\x01"), int32Bytes(1<<31-1)...), corrupt},
+		{"snappy of zeros", 2, s2.EncodeSnappyBest(nil, make([]byte, 64<<20)), tooLarge},
+		{"zstd that claims 2^62 bytes", 4, []byte{0x28, 0xb5, 0x2f, 0xfd, 0xe0, 0, 0, 0, 0, 0, 0, 0, 0x40, 1, 0, 0}, tooLarge},
+		{"zstd with a window of 2 TiB", 4, []byte{0x28, 0xb5, 0x2f, 0xfd, 0x00, 0xf8, 1, 0, 0}, corrupt},
 	} {
 		batch := newBatch()
 		batch.Attributes, batch.NumRecords, batch.LastOffsetDelta, batch.Records = c.codec, 1, 0, c.data
-		if encoded := batch.encode(); len(encoded) < 1<<20 {
-			code, _ := b.dial(t).produceRaw(topic, encoded)
-			t.Logf("%s: %d bytes, error code %d, peak of memory +%d MiB", c.name, len(encoded), code, (residentBytes(t, b)-before)>>20)
-		} else {
-			t.Logf("%s: %d bytes, above max.message.bytes", c.name, len(encoded))
+		raw, encoded := b.dial(t), batch.encode()
+		code, _ := raw.produceRaw(topic, encoded)
+		t.Logf("%s: %d bytes, error code %d, peak of memory +%d MiB", c.name, len(encoded), code, (residentBytes(t, b)-before)>>20)
+		if standIn() { // Apache Kafka takes some of them
+			continue
 		}
+		if want := c.code; code != want {
+			t.Errorf("%s: error code %d, want %d", c.name, code, want)
+		}
+		expectInLog(t, b, raw.LocalAddr().String(), topic+"-0")
 	}
+	equal(t, "bombs that were stored", len(b.readAll(t, topic)[0]), 0)
 	b.healthy(t)
 	if grown := residentBytes(t, b) - before; grown > 256<<20 { // the claims add up to gigabytes
 		t.Fatalf("the broker grew by %d MiB", grown>>20)
@@ -258,14 +308,19 @@ func badVanishing(t *testing.T, b *broker) {
 	for range 8 {
 		b.produce(t, topic, 0, strings.Repeat("x", 900_000))
 	}
+	var peers []string
 	for range count(20, 200) {
 		raw := b.dial(t)
+		peers = append(peers, raw.LocalAddr().String())
 		raw.send(raw.frame(fetchRequest(topic, 0, 50<<20, 1, time.Second)))
 		raw.SetReadDeadline(time.Now().Add(replyTimeout))
 		_, err := io.ReadFull(raw, make([]byte, 10_000))
 		must(t, err)
 		must(t, raw.Conn.(*net.TCPConn).SetLinger(0)) // close sends a reset
 		raw.Close()
+	}
+	for _, peer := range peers[:16] { // of more the log may only say how many
+		expectInLog(t, b, peer, "unsent")
 	}
 	b.healthy(t)
 	equal(t, "records", len(b.readAll(t, topic)[0]), 8)

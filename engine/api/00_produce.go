@@ -318,8 +318,12 @@ func (p *produceCall) reply() {
 	v := p.h.Version
 	if p.req.Acks == 0 {
 		for i := range p.parts {
-			if code := p.parts[i].Code; code != 0 { // the only way to tell the client
-				p.fail("Produce with acks=0: %s", wire.CodeName(code))
+			if part := &p.parts[i]; part.Code != 0 { // the only way to tell the client
+				if part.badBytes() {
+					p.fail("Produce with acks=0: a batch for %s-%d: %s: %s", part.topic.Name, part.partition, wire.CodeName(part.Code), part.Message)
+				} else {
+					p.fail("Produce with acks=0: %s", wire.CodeName(part.Code))
+				}
 				return
 			}
 		}
@@ -340,6 +344,9 @@ func (p *produceCall) reply() {
 		}
 		if part.Code != 0 {
 			c.Metrics.ProduceErrors++
+			if part.badBytes() {
+				x.Conn.Say("a batch for %s-%d was refused: %s: %s", part.topic.Name, part.partition, wire.CodeName(part.Code), part.Message)
+			}
 		}
 	}
 	head := c.Loop.IO.Pool().Get(size)
@@ -381,6 +388,16 @@ func (p *produceCall) reply() {
 	c.Metrics.ProduceTime.Record(c.Loop.IO.Stamp() - p.begin)
 	x.Reply(append(x.Pieces(), netio.Piece{Mem: b}), head, nil)
 	p.recycle()
+}
+
+// badBytes says that what the client sent is no batch that we could ever take. A
+// bomb is among those that are too large.
+func (part *producePart) badBytes() bool {
+	switch part.Code {
+	case wire.CorruptMessage, wire.InvalidRecord, wire.UnsupportedCompressionType, wire.MessageTooLarge:
+		return part.topic != nil
+	}
+	return false
 }
 
 func (p *produceCall) recycle() {
