@@ -89,6 +89,9 @@ func (p *parser) put(where, key, value string) error {
 	}
 	k := brokerByName[key]
 	if k == nil {
+		if isRefused(key, value) {
+			return fmt.Errorf("%s: %s is Kafka's and nothing here does what it says: this broker neither authenticates nor authorizes nor encrypts. Take it out, and keep strangers from the listener by other means", where, key)
+		}
 		if !isIgnored(key) {
 			return fmt.Errorf("%s: unknown key %s%s", where, key, nearest(key))
 		}
@@ -114,11 +117,37 @@ func (p *parser) put(where, key, value string) error {
 }
 
 func isIgnored(key string) bool {
-	if ignored[key] {
+	if ignored[key] || isProtection(key) { // of these only values that ask for nothing come here
 		return true
 	}
 	for _, prefix := range ignoredPrefixes {
 		if strings.HasPrefix(key, prefix) {
+			return true
+		}
+	}
+	return false
+}
+
+// isRefused says whether a key switches on a protection that does not exist here.
+func isRefused(key, value string) bool {
+	switch strings.ToLower(value) {
+	case "", "none", "true": // true: only allow.everyone.if.no.acl.found has such values
+		return false
+	}
+	return isProtection(key)
+}
+
+// isProtection says whether a key is one of refusedKeys.
+func isProtection(key string) bool {
+	name := key
+	if rest, ok := strings.CutPrefix(key, "listener.name."); ok {
+		_, name, _ = strings.Cut(rest, ".")
+	}
+	for _, refused := range refusedKeys {
+		switch {
+		case name == refused,
+			strings.HasSuffix(refused, ".") && strings.HasPrefix(name, refused),
+			name != key && strings.HasSuffix(name, "."+refused): // listener.name.NAME.MECHANISM.sasl.jaas.config
 			return true
 		}
 	}

@@ -2,7 +2,8 @@
 // types, bounds, defaults and meaning, and the reader of server.properties.
 //
 // Keys are Kafka's where Kafka has one. A key that Kafka has and that does
-// nothing here is accepted with a warning; one that nobody knows is an error.
+// nothing here is accepted with a warning; one that nobody knows is an error. So is
+// one of the few that switch on a protection which does not exist here (refusedKeys).
 package config
 
 import (
@@ -125,31 +126,51 @@ var brokerKeys = []Key{
 	num("producer.id.expiration.ms", Int, 86400000, 1, math.MaxInt32, "An idempotent producer that is silent for longer is forgotten."),
 }
 
-// ignoredKeys are Kafka's broker keys that do nothing here.
+// ignoredKeys are Kafka's broker keys that do nothing here: together with the prefixes
+// below all of Kafka 4's (a test has the list) and, at the end, what Kafka 3 still had.
 var ignoredKeys = []string{
 	"process.roles",
 	"inter.broker.listener.name", "security.inter.broker.protocol", "listener.security.protocol.map", "early.start.listeners", "num.network.threads", "num.io.threads",
 	"socket.send.buffer.bytes", "socket.receive.buffer.bytes", "socket.listen.backlog.size", "num.recovery.threads.per.data.dir",
 	"background.threads",
-	"queued.max.requests", "num.replica.fetchers", "num.replica.alter.log.dirs.threads", "log.flush.scheduler.interval.ms",
+	"queued.max.requests", "queued.max.request.bytes", "num.replica.fetchers", "num.replica.alter.log.dirs.threads", "log.flush.scheduler.interval.ms",
 	"log.flush.offset.checkpoint.interval.ms", "log.preallocate", "controlled.shutdown.enable", "auto.leader.rebalance.enable",
 	"leader.imbalance.check.interval.seconds", "broker.rack",
-	"transactional.id.expiration.ms", "offsets.commit.timeout.ms", "max.connections.per.ip",
-	"metric.reporters", "log.roll.jitter.ms", "log.roll.jitter.hours", "log.dir.failure.timeout.ms", "group.coordinator.rebalance.protocols",
+	"transactional.id.expiration.ms", "offsets.commit.timeout.ms", "max.connections.per.ip", "max.connection.creation.rate",
+	"metric.reporters", "log.roll.jitter.ms", "log.roll.jitter.hours", "log.dir.failure.timeout.ms", "cordoned.log.dirs",
 	"request.timeout.ms", "socket.connection.setup.timeout.ms", "socket.connection.setup.timeout.max.ms", "fetch.purgatory.purge.interval.requests",
-	"producer.purgatory.purge.interval.requests", "delete.records.purgatory.purge.interval.requests", "max.incremental.fetch.session.cache.slots",
-	"max.request.partition.size.limit", "offsets.load.buffer.size", "offsets.commit.required.acks", "offsets.topic.compression.codec",
-	"producer.id.expiration.check.interval.ms", "log.initial.task.delay.ms", "log.flush.start.offset.checkpoint.interval.ms", "leader.imbalance.per.broker.percentage",
+	"producer.purgatory.purge.interval.requests", "delete.records.purgatory.purge.interval.requests", "share.fetch.purgatory.purge.interval.requests",
+	"max.incremental.fetch.session.cache.slots", "max.request.partition.size.limit", "offsets.load.buffer.size", "offsets.commit.required.acks",
+	"offsets.topic.compression.codec", "producer.id.expiration.check.interval.ms", "log.initial.task.delay.ms",
+	"log.flush.start.offset.checkpoint.interval.ms", "leader.imbalance.per.broker.percentage", "unclean.leader.election.interval.ms",
 	"create.topic.policy.class.name", "alter.config.policy.class.name", "unstable.api.versions.enable", "unstable.feature.versions.enable",
 	"telemetry.max.bytes", "initial.broker.registration.timeout.ms", "broker.heartbeat.interval.ms", "broker.session.timeout.ms", "server.max.startup.time.ms",
 	"controlled.shutdown.max.retries", "controlled.shutdown.retry.backoff.ms", "max.connections.per.ip.overrides", "auto.include.jmx.reporter",
+	"compression.gzip.level", "compression.lz4.level", "compression.zstd.level", "connections.max.reauth.ms", "connection.failed.authentication.delay.ms",
+	"follower.fetch.last.tiered.offset.enable", "client.quota.callback.class", "security.providers",
+	// Kafka 3's.
+	"inter.broker.protocol.version", "log.message.format.version", "log.message.downconversion.enable", "log.message.timestamp.difference.max.ms",
+	"broker.id.generation.enable", "reserved.broker.max.id", "control.plane.listener.name", "enable.zookeeper.migration",
 }
 
-// ignoredPrefixes are of Kafka's keys for parts that do not exist here. Those of its
-// security are not among them: who sets one expects to be safe.
+// ignoredPrefixes are of Kafka's keys for parts that do not exist here.
 var ignoredPrefixes = []string{
-	"log.cleaner.", "controller.", "metadata.", "metrics.", "remote.log.", "replica.", "transaction.", "quota.", "share.coordinator.",
-	"group.consumer.", "group.share.", "group.streams.", "group.coordinator.", "kafka.metrics.", "zookeeper.",
+	"log.cleaner.", "controller.", "metadata.", "metrics.", "remote.", "log.local.", "replica.", "transaction.", "add.partitions.to.txn.", "quota.",
+	"replication.quota.", "alter.log.dirs.replication.quota.", "share.coordinator.", "group.consumer.", "group.share.", "group.streams.",
+	"group.coordinator.", "kafka.metrics.", "internal.metadata.", "config.providers", "sasl.", "ssl.", "delegation.token.", "listener.name.",
+	"zookeeper.", "password.encoder.",
+}
+
+// refusedKeys are those of Kafka's by which an operator says who may connect, who may do
+// what, or that nobody may listen in; one that ends in a dot stands for all that begin so.
+// Nothing here does any of that, and a warning is easily missed: so these are errors, also
+// behind "listener.name.NAME.", unless their value asks for nothing. The other keys of the
+// same parts (lifetimes, retries, ciphers) protect nobody by themselves and are ignored.
+var refusedKeys = []string{
+	"authorizer.class.name", "super.users", "allow.everyone.if.no.acl.found", "principal.builder.class",
+	"sasl.enabled.mechanisms", "sasl.jaas.config", "sasl.server.callback.handler.class",
+	"ssl.client.auth", "ssl.keystore.", "ssl.truststore.", "ssl.key.password", "ssl.engine.factory.class",
+	"delegation.token.secret.key",
 }
 
 // topicKeys are what can be set for a topic.
