@@ -133,7 +133,39 @@ func WriteFileAtomic(h Host, path string, data []byte) error {
 	if err := h.Rename(tmp, path); err != nil {
 		return err
 	}
-	return h.SyncDir(filepath.Dir(path))
+	if err := h.SyncDir(filepath.Dir(path)); err != nil {
+		return &SyncError{err}
+	}
+	return nil
+}
+
+// SyncError marks an error of Sync or SyncDir where others may be tried again: what was to
+// be made durable is in doubt, and a sync that works the next time proves nothing.
+type SyncError struct{ Err error }
+
+func (e *SyncError) Error() string { return e.Err.Error() }
+
+// Unwrap is the error itself.
+func (e *SyncError) Unwrap() error { return e.Err }
+
+// MkdirAll makes a directory and its parents, and their names durable.
+func MkdirAll(h Host, path string) error {
+	var made []string // the directories that get a new name, from below
+	for at := path; ; at = filepath.Dir(at) {
+		if _, err := h.Stat(at); !errors.Is(err, fs.ErrNotExist) || at == filepath.Dir(at) {
+			break
+		}
+		made = append(made, filepath.Dir(at))
+	}
+	if err := h.MkdirAll(path); err != nil {
+		return err
+	}
+	for i := len(made) - 1; i >= 0; i-- {
+		if err := h.SyncDir(made[i]); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // RemoveAll removes path and what is below it. What does not exist is no error.

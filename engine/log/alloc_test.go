@@ -51,13 +51,13 @@ func newMachine(t testing.TB, path string, cfg Config) (*machine, *Log) {
 	return m, l
 }
 
-// until waits for a condition, ten seconds at most.
+// until waits for a condition, two minutes at most: closing syncs all that was written.
 func (m *machine) until(done func() bool) {
-	deadline := m.io.Stamp() + 10e9
+	deadline := m.io.Stamp() + 120e9
 	for !done() {
 		m.io.Wait(min(m.io.Now()+1e8, deadline))
 		if m.io.Stamp() > deadline {
-			m.Fatal("ten seconds, and not yet")
+			m.Fatal("two minutes, and not yet")
 		}
 	}
 }

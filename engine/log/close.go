@@ -21,8 +21,8 @@ func (l *Log) Close(done Done) {
 	l.closing = true
 	l.syncWanted = l.logEnd
 	h, dir := l.host(), l.path
-	s := l.active()
 	o := noFiles()
+	var base int64
 	var e indexEnd
 	var meta []file
 	var snapshot []byte
@@ -33,7 +33,8 @@ func (l *Log) Close(done Done) {
 			return l.quiet() && l.released() && (l.fence != nil || l.noSpace || l.synced == l.logEnd)
 		},
 		start: func() {
-			o, e = s.takeIndexes(), s.endIndex(l.core.pool)
+			s := l.active()
+			base, o, e = s.base, s.takeIndexes(), s.endIndex(l.core.pool)
 			if l.metaFrom >= 0 {
 				meta = l.metaFiles()
 			}
@@ -44,7 +45,7 @@ func (l *Log) Close(done Done) {
 			if l.fence != nil || l.noSpace || o.indexFD == ring.NoFD {
 				return nil
 			}
-			if err := e.write(h, &o, dir, s.base); err != nil {
+			if err := e.write(h, &o, dir, base); err != nil {
 				return err
 			}
 			if err := writeFiles(h, meta); err != nil {

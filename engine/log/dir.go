@@ -113,7 +113,7 @@ func OpenDir(host ring.Host, path string, cfg DirConfig) (*Dir, *RecoveryReport,
 	if err := cfg.Config.normal(); err != nil {
 		return nil, nil, err
 	}
-	if err := host.MkdirAll(path); err != nil {
+	if err := ring.MkdirAll(host, path); err != nil {
 		return nil, nil, err
 	}
 	if err := host.SyncDir(filepath.Dir(path)); err != nil {

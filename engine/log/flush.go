@@ -110,14 +110,14 @@ func (l *Log) wantSync() {
 	c := &l.cfg
 	switch {
 	case c.Policy == File:
-		l.syncWanted = l.written
+		l.syncWanted = max(l.syncWanted, l.written)
 	case c.Policy.Synchronous():
 	case l.gap > l.flushed:
 		l.syncWanted = max(l.syncWanted, l.gap)
 	case c.FlushMessages != Never && l.written-l.synced >= (c.FlushMessages+1)/2,
 		c.FlushBytes != Never && l.bytesWritten-l.bytesSynced >= (c.FlushBytes+1)/2:
 		// At half of the bound: the other half comes in while the sync runs.
-		l.syncWanted = l.written
+		l.syncWanted = max(l.syncWanted, l.written)
 	}
 }
 

@@ -1,6 +1,8 @@
 package log
 
 import (
+	"slices"
+
 	"github.com/millrace/millrace/engine/journal"
 	"github.com/millrace/millrace/ring"
 )
@@ -37,6 +39,17 @@ func (l *Log) enqueue(j *job) {
 	if l.core != nil {
 		l.kickJobs()
 	}
+}
+
+// enqueueRelief adds a job that frees space. On a full disk it goes before those that wait
+// for space: the caller sees to it that it touches nothing that they do.
+func (l *Log) enqueueRelief(j *job) {
+	if !l.noSpace || l.jobOp.busy {
+		l.enqueue(j)
+		return
+	}
+	l.jobs = slices.Insert(l.jobs, 0, j)
+	l.kickJobs()
 }
 
 // refuse answers, later, what is asked of a log that is being closed.

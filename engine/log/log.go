@@ -283,6 +283,7 @@ func (l *Log) kick() {
 
 // step ends every completion.
 func (l *Log) step() {
+	l.forsake()
 	l.kickSnapshot()
 	l.kick()
 	l.setDue()

@@ -15,8 +15,12 @@ import (
 // batchesKept is how many of a producer's last batches are known as duplicates.
 const batchesKept = 5
 
-// expireLook bounds how many producers one deadline expires.
-const expireLook = 1024
+const (
+	// expireMax bounds how many producers one deadline expires.
+	expireMax = 1024
+	// expireAgain is when the next of them have their turn, where there are more, ns.
+	expireAgain = 100e6
+)
 
 // sequence is one batch of a producer.
 type sequence struct {
@@ -186,16 +190,22 @@ func (ps *producers) firstUnstable() int64 {
 }
 
 // expire forgets producers that were last heard of before the wall clock's before, ms.
-func (ps *producers) expire(before int64) {
-	p := ps.oldest
-	for look := 0; p != nil && p.seen < before && look < expireLook; look++ {
+// It says whether there are more of them.
+func (ps *producers) expire(before int64) (more bool) {
+	gone := 0
+	for p := ps.oldest; p != nil && p.seen < before; {
 		next := p.newer
 		if p.txnStart < 0 {
+			if gone == expireMax {
+				return true
+			}
+			gone++
 			ps.unlink(p)
 			delete(ps.byID, p.id)
 		}
 		p = next
 	}
+	return false
 }
 
 func (ps *producers) insert(p *producer) {

@@ -560,10 +560,9 @@ func (r *recovery) finish() error {
 	r.report.LogStart, r.report.LogEnd, r.report.Checked = l.logStart, l.logEnd, r.scan.checked
 	if l.fence != nil {
 		l.publish()
-		l.published.RecoveryPoint.Store(r.trust)
-		if r.trust == math.MaxInt64 {
-			l.published.RecoveryPoint.Store(end)
-		}
+		// As it was on disk, also after a clean close: a lower one would make the next start
+		// take the damage for a torn tail, and cut it.
+		l.published.RecoveryPoint.Store(r.report.RecoveryPoint)
 		return nil
 	}
 	if err := r.dropBeyond(end); err != nil {

@@ -31,21 +31,24 @@ func (l *Log) Retain() { l.retain(l.core.io.WallMillis()) }
 // retention.ms, or beyond retention.bytes: from the front, and only what is below
 // the high watermark.
 func (l *Log) retain(wall int64) {
-	if l.refusal() != nil {
+	if l.fence != nil || l.closing || l.cutting || l.starting {
 		return
 	}
-	l.producer.expire(wall - l.cfg.ProducerExpirationMs)
+	if l.producer.expire(wall - l.cfg.ProducerExpirationMs) {
+		l.retainAt = l.core.io.Now() + expireAgain
+	}
 	n, left := 0, l.size
 	for n < len(l.segments) {
 		s := l.segments[n]
-		if s.size == 0 || s.end > l.highWatermark || s.end > l.written || !l.expired(s, wall, left) {
+		// On a full disk only what no job works on: see enqueueRelief.
+		if s.size == 0 || s.end > l.highWatermark || s.end > l.written || l.noSpace && !s.finished || !l.expired(s, wall, left) {
 			break
 		}
 		left -= s.size
 		n++
 	}
 	if n == len(l.segments) { // the active one too: something must stay
-		if !l.canRoll() {
+		if !l.canRoll() || l.noSpace {
 			n--
 		} else {
 			l.roll(wall)
@@ -79,7 +82,7 @@ func (l *Log) removeSegments(base int64) {
 	h, dir := l.host(), l.path
 	var paths []string
 	var segments []*segment
-	l.enqueue(&job{name: "remove segments",
+	l.enqueueRelief(&job{name: "remove segments",
 		start: func() {
 			for _, s := range l.segments {
 				if s.base >= base || s == l.active() {
@@ -154,18 +157,28 @@ func (l *Log) AdvanceLogStart(to int64, done Done) {
 		l.enqueue(&job{name: "advance log start", always: true, done: func(error) { l.tell(done, ErrOutOfRange) }})
 		return
 	}
+	beyond := false
 	l.enqueue(&job{name: "advance log start",
 		entry: &journal.Entry{Kind: journal.LogStart, Base: to},
-		start: func() { l.published.startWanted.Store(max(to, l.logStart)) },
-		run:   l.dir.checkpointStarts,
+		start: func() {
+			if beyond = to > l.highWatermark; !beyond { // else the log was cut in between
+				l.published.startWanted.Store(max(to, l.logStart))
+			}
+		},
+		run: func() error {
+			if beyond {
+				return ErrOutOfRange
+			}
+			return l.dir.checkpointStarts()
+		},
 		done: func(err error) {
 			switch {
+			case beyond:
 			case err != nil:
+				l.published.startWanted.Store(l.logStart)
 				if l.fence == nil && !isNoSpace(err) {
 					l.fail(l.dir.path, err)
 				}
-			case to > l.highWatermark: // the log was cut in between
-				err = ErrOutOfRange
 			case to > l.logStart:
 				l.moveLogStart(to)
 				if s := l.segmentOf(to); s != l.segments[0] {
@@ -198,7 +211,7 @@ func (l *Log) removeDoomed(now int64) {
 		return
 	}
 	h := l.host()
-	l.enqueue(&job{name: "unlink segments", always: true,
+	l.enqueueRelief(&job{name: "unlink segments", always: true,
 		run: func() error {
 			for _, fd := range fds {
 				if fd != ring.NoFD {
@@ -212,4 +225,9 @@ func (l *Log) removeDoomed(now int64) {
 		}})
 }
 
-func isNoSpace(err error) bool { return errors.Is(err, syscall.ENOSPC) }
+// isNoSpace says that the disk was full, and that nothing is in doubt by it: a sync that
+// failed so leaves doubt.
+func isNoSpace(err error) bool {
+	var sync *ring.SyncError
+	return errors.Is(err, syscall.ENOSPC) && !errors.As(err, &sync)
+}

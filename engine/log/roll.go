@@ -93,7 +93,7 @@ func noFiles() opened { return opened{fd: ring.NoFD, indexFD: ring.NoFD, timeFD:
 func createSegment(h ring.Host, dir string, base int64, room int32) (opened, error) {
 	o, err := makeSegment(h, dir, base, room)
 	if err == nil {
-		err = h.SyncDir(dir)
+		err = syncDir(h, dir)
 	}
 	if err != nil {
 		o.close(h)
@@ -229,7 +229,7 @@ func (e *indexEnd) write(h ring.Host, o *opened, dir string, base int64) error {
 			return fmt.Errorf("%s: truncate: %w", name, err)
 		}
 		if err := h.Sync(f.fd); err != nil {
-			return fmt.Errorf("%s: sync: %w", name, err)
+			return &ring.SyncError{Err: fmt.Errorf("%s: sync: %w", name, err)}
 		}
 	}
 	o.closeIndexes(h)
@@ -244,10 +244,11 @@ func (l *Log) enqueueFinish(s *segment, end int64, snapshot []byte) {
 	o := noFiles()
 	var e indexEnd
 	var old []int64
-	early := false
+	early, begun := false, false
 	l.enqueue(&job{name: "finish segment", retry: true,
 		ready: func() bool { return l.indexWrite.seg != s },
 		start: func() {
+			begun = true
 			o, e = s.takeIndexes(), s.endIndex(l.core.pool)
 			early = slices.Contains(l.producer.snapshots, end)
 			old = l.keepSnapshot(end)
@@ -257,7 +258,7 @@ func (l *Log) enqueueFinish(s *segment, end int64, snapshot []byte) {
 				if err := removeFile(h, filepath.Join(dir, fileName(end, suffixSnapshot))); err != nil {
 					return err
 				}
-				if err := h.SyncDir(dir); err != nil {
+				if err := syncDir(h, dir); err != nil {
 					return err
 				}
 			}
@@ -269,7 +270,9 @@ func (l *Log) enqueueFinish(s *segment, end int64, snapshot []byte) {
 			return writeSnapshot(h, dir, end, snapshot, old)
 		},
 		done: func(err error) {
-			s.indexFD, s.timeFD, s.maps = o.indexFD, o.timeFD, o.maps
+			if begun {
+				s.indexFD, s.timeFD, s.maps = o.indexFD, o.timeFD, o.maps
+			}
 			if err != nil {
 				l.fail(filepath.Join(dir, fileName(base, suffixIndex)), err)
 				return
@@ -313,6 +316,15 @@ func writeSnapshot(h ring.Host, dir string, at int64, snapshot []byte, old []int
 		}
 	}
 	return ring.WriteFileAtomic(h, filepath.Join(dir, fileName(at, suffixSnapshot)), snapshot)
+}
+
+// syncDir is Host.SyncDir for jobs that are tried again on a full disk: a sync that
+// failed is not.
+func syncDir(h ring.Host, dir string) error {
+	if err := h.SyncDir(dir); err != nil {
+		return &ring.SyncError{Err: err}
+	}
+	return nil
 }
 
 // removeFile removes a file that may be gone already.

@@ -30,6 +30,7 @@ type chunk struct {
 	readers   int32  // reads alone
 	sealed    bool   // nothing more goes in
 	dropped   bool   // out of its log's tail; freed when refs is 0
+	forsaken  bool   // its log is fenced: what is not written never will be
 
 	older, newer *chunk // in the core's list
 }
@@ -136,13 +137,8 @@ func (l *Log) room(n int, how Origin) *chunk {
 	} else {
 		c.spare = k.newer
 	}
-	*k = chunk{log: l, seg: seg, buf: buf[:0], pos: seg.size, base: l.logEnd, end: l.logEnd, born: c.io.Now(), older: c.newest}
-	if c.newest != nil {
-		c.newest.newer = k
-	} else {
-		c.oldest = k
-	}
-	c.newest = k
+	*k = chunk{log: l, seg: seg, buf: buf[:0], pos: seg.size, base: l.logEnd, end: l.logEnd, born: c.io.Now()}
+	c.link(k)
 	l.tail.push(k)
 	return k
 }
@@ -165,21 +161,50 @@ func (c *Core) get(n, bound int) []byte {
 	}
 }
 
-// evict frees the oldest chunk that is written, journaled and not being read. A
+// evict frees a chunk that is written, journaled and not being read, about the oldest. A
 // log's tail stays a suffix of it: only its first chunk can go.
 func (c *Core) evict() bool {
-	k := c.oldest
-	for look := 0; k != nil && look < evictLook; look++ {
+	for range evictLook {
+		k := c.oldest
+		if k == nil {
+			return false
+		}
 		l := k.log
-		if k.refs == 0 && l.tail.at(0) == k && k.done() {
+		if k.refs == 0 && !k.dropped && l.tail.at(0) == k && k.done() {
 			l.tail.popFirst()
 			c.stats.Evictions++
 			c.free(k)
 			return true
 		}
-		k = k.newer
+		// It cannot go now: it is not looked at again before all the others.
+		c.unlink(k)
+		c.link(k)
 	}
 	return false
+}
+
+// link makes k the newest chunk of the core.
+func (c *Core) link(k *chunk) {
+	k.older, k.newer = c.newest, nil
+	if c.newest != nil {
+		c.newest.newer = k
+	} else {
+		c.oldest = k
+	}
+	c.newest = k
+}
+
+func (c *Core) unlink(k *chunk) {
+	if k.older != nil {
+		k.older.newer = k.newer
+	} else {
+		c.oldest = k.newer
+	}
+	if k.newer != nil {
+		k.newer.older = k.older
+	} else {
+		c.newest = k.older
+	}
 }
 
 // done says that memory is not the only place where the chunk is.
@@ -191,7 +216,9 @@ func (k *chunk) done() bool {
 func (l *Log) dropLast() {
 	k := l.tail.at(l.tail.len() - 1)
 	l.tail.popLast()
-	l.core.unwritten -= len(k.buf) - k.written
+	if !k.forsaken {
+		l.core.unwritten -= len(k.buf) - k.written
+	}
 	k.written = len(k.buf)
 	k.dropped = true
 	if k.refs == 0 {
@@ -199,18 +226,25 @@ func (l *Log) dropLast() {
 	}
 }
 
+// forsake gives back, once nothing of a fenced log is in flight, the memory that can
+// be given back: what may not be read. The rest does not count as unwritten any more.
+func (l *Log) forsake() {
+	if l.fence == nil || l.write.busy || l.entry.busy {
+		return
+	}
+	for keep := max(l.stable, l.written); l.tail.len() > 0 && l.tail.at(l.tail.len()-1).base >= keep; {
+		l.dropLast()
+	}
+	for i := l.tail.len() - 1; i >= 0 && !l.tail.at(i).forsaken; i-- {
+		k := l.tail.at(i)
+		l.core.unwritten -= len(k.buf) - k.written
+		k.forsaken = true
+	}
+}
+
 // free gives a chunk's memory back. It is in no tail any more.
 func (c *Core) free(k *chunk) {
-	if k.older != nil {
-		k.older.newer = k.newer
-	} else {
-		c.oldest = k.newer
-	}
-	if k.newer != nil {
-		k.newer.older = k.older
-	} else {
-		c.newest = k.older
-	}
+	c.unlink(k)
 	c.held -= cap(k.buf)
 	c.pool.Put(k.buf[:1])
 	*k = chunk{newer: c.spare}

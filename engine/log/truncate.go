@@ -62,14 +62,16 @@ func (l *Log) Truncate(to int64, done Done) {
 	c := &cut{host: l.host(), dir: l.path, to: to}
 	l.enqueue(&job{name: "truncate",
 		entry: &journal.Entry{Kind: journal.Truncate, Base: to},
-		ready: func() bool { return l.quiet() && l.written >= min(to, l.logEnd) },
+		// What a later cut takes away, or a deletion, need not be written for this one.
+		ready: func() bool { return l.quiet() && (l.deleting || l.written >= min(l.cutTo, l.logEnd)) },
 		start: func() {
 			l.frozen = true
+			c.to = min(c.to, l.written)
 			l.planCut(c)
 		},
 		run: func() error {
 			// The recovery point first: what is above it may be torn, what is below may not.
-			if err := l.dir.lowerRecoveryPoint(l, to); err != nil {
+			if err := l.dir.lowerRecoveryPoint(l, c.to); err != nil {
 				return err
 			}
 			return c.run()
@@ -156,7 +158,7 @@ func (l *Log) planCut(c *cut) {
 			c.aborted = append(c.aborted, t)
 		}
 	}
-	c.txnNew = len(c.aborted) != len(s.aborted)
+	c.txnNew = len(c.aborted) != s.abortedOld
 	for _, at := range l.producer.snapshots {
 		if at > c.to {
 			c.drop = append(c.drop, filepath.Join(c.dir, fileName(at, suffixSnapshot)))

@@ -80,7 +80,10 @@ func (l *Log) kickWrite() {
 		}
 	}
 	w.ragged = false
-	l.age.writing, l.age.pending = l.age.pending, 0
+	if l.age.writing == 0 { // else it is tried again
+		l.age.writing = l.age.pending
+	}
+	l.age.pending = 0
 	if w.end < l.logEnd && l.age.pending == 0 {
 		l.age.pending = l.age.writing // what stays behind is not older than this
 	}
