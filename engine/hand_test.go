@@ -15,6 +15,8 @@ import (
 	"github.com/millrace/millrace/engine/wire"
 	"github.com/millrace/millrace/ring"
 	"github.com/millrace/millrace/ring/posix"
+	"github.com/millrace/millrace/ring/ringtest"
+	"github.com/millrace/millrace/ring/uring"
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"golang.org/x/sys/unix"
 )
@@ -36,6 +38,9 @@ func (p polling) Wait(int64) int { return p.IO.Wait(0) }
 
 func newHand(t testing.TB, backend string, overrides ...string) *hand {
 	t.Helper()
+	if backend == "uring" {
+		ringtest.NeedUring(t, uring.Available())
+	}
 	runtime.LockOSThread() // a ring belongs to its thread
 	t.Cleanup(runtime.UnlockOSThread)
 	h := &hand{TB: t, frame: make([]byte, 0, 4<<20)}

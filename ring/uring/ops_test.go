@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/ring"
+	"github.com/millrace/millrace/ring/ringtest"
 	"github.com/pawelgaczynski/giouring"
 	"golang.org/x/sys/unix"
 )
@@ -454,9 +455,10 @@ func TestNothingIsAllocated(t *testing.T) {
 
 func TestFeatures(t *testing.T) {
 	f, err := Probe()
-	if err != nil || Available() != nil {
+	if (err == nil) != (Available() == nil) {
 		t.Fatal(err, Available())
 	}
+	ringtest.NeedUring(t, err)
 	names := map[string]bool{}
 	for _, c := range f.Checks {
 		if names[c.Name] {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/millrace/millrace/ring"
 	"github.com/millrace/millrace/ring/internal/host"
+	"github.com/millrace/millrace/ring/ringtest"
 )
 
 // rig is a ring under test. The test's goroutine must be locked to its thread.
@@ -25,9 +26,7 @@ func open(t testing.TB, cfg Config) *rig { return openWith(t, cfg, nil) }
 func openWith(t testing.TB, cfg Config, without []string) *rig {
 	t.Helper()
 	f, err := Probe()
-	if err != nil {
-		t.Fatal(err)
-	}
+	ringtest.NeedUring(t, err)
 	for i := range f.Checks {
 		for _, name := range without {
 			if f.Checks[i].Name == name {

@@ -11,6 +11,7 @@ import (
 
 func TestConformance(t *testing.T) {
 	ringtest.Run(t, func(t *testing.T) ringtest.World {
+		ringtest.NeedUring(t, Available())
 		io, err := New(host.New(), Config{PoolBytes: ringtest.PoolBytes, RecvBuffers: ringtest.RecvBuffers})
 		if err != nil {
 			t.Fatal(err)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/ring"
+	"github.com/millrace/millrace/ring/ringtest"
 )
 
 var bells = []struct {
@@ -74,6 +75,7 @@ func TestWakePeer(t *testing.T) {
 // wakePeer plays ping-pong. With miss the message from ring to ring fails each
 // time, as it does when the kernel has no memory for it.
 func wakePeer(t *testing.T, without []string, miss bool) {
+	ringtest.NeedUring(t, Available()) // here: the goroutines below cannot skip
 	const rounds = 2000
 	var ball atomic.Int64
 	var rings [2]atomic.Pointer[Ring]
