@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# install.sh MEANS...: fetch the foreign clients that the acceptance tests drive, unless they are there.
+# install.sh MEANS...: fetch the foreign clients that the acceptance tests drive, and what else tests need, unless it is there.
 #   kcat, lsof   from the distribution's packages (apt)
+#   cc           a C compiler and libc's headers, likewise: Go's race detector needs them
 #   kafka        Apache Kafka's tools as jars, through Maven; launchers with the names of Kafka's own bin/*.sh
 #   confluent    Python's confluent-kafka, through pip, in a virtual environment
 # What is not a distribution package is kept under $MILLRACE_TEST_CACHE (default ~/.cache/millrace-test).
@@ -21,6 +22,16 @@ apt() { # package...
   quietly "${root[@]}" apt-get install -y --no-install-recommends "$@" \
     || { quietly "${root[@]}" apt-get update && quietly "${root[@]}" apt-get install -y --no-install-recommends "$@"; } \
     || unavailable "apt-get could not install $*"
+}
+
+# have_cc: the compiler that Go takes makes a program.
+have_cc() { echo '#include <stdlib.h>
+int main(void) { return EXIT_SUCCESS; }' | ${CC:-gcc} -x c -o /dev/null - 2>/dev/null; }
+
+cc() {
+  have_cc && return
+  apt gcc libc6-dev
+  have_cc || unavailable "${CC:-gcc} makes no program, although gcc and libc6-dev are installed"
 }
 
 have_java() { [ "$(java -version 2>&1 | sed -n 's/.*version "\([0-9]*\).*/\1/p')" -ge 17 ] 2>/dev/null && command -v javac >/dev/null; }
@@ -69,8 +80,9 @@ exec 9> "$cache/lock"; flock 9 # test binaries of several packages may install a
 for means in "$@"; do
   case $means in
     kcat | lsof) command -v "$means" >/dev/null || apt "$means" ;;
+    cc) cc ;;
     kafka) kafka ;;
     confluent) confluent ;;
-    *) echo "install.sh: no such means: $means (kcat, lsof, kafka, confluent)" >&2; exit 2 ;;
+    *) echo "install.sh: no such means: $means (kcat, lsof, cc, kafka, confluent)" >&2; exit 2 ;;
   esac
 done
