@@ -1,81 +1,33 @@
-// Package journal is what a partition's log asks of one core's journal: make
-// entries of all partitions of the core durable with one synchronous write each
-// round. This file is the contract; it holds no journal.
-//
-// log drives, journal calls back: through [Completer] when an entry is durable,
-// and through [Partition] when it wants room.
-//
-// # Rules
-//
-// Entries become durable in the order of Submit, and Durable is called in that
-// order, never from inside Submit. An entry that was durable before a crash is
-// handed to Replay at the next start, in the order of Submit within one
-// partition, until it has been cut.
-//
-// What changes a partition other than by adding to its end (truncation, log
-// start, the start of an epoch, removal) is an entry too, and takes effect in the
-// partition's files only once it is durable here: otherwise a replay would put
-// back what the change took away.
-//
-// An error is final. After the first the journal makes nothing durable any more:
-// every entry, queued or new, completes with that error, and the partitions fence
-// themselves.
-//
-// Everything here belongs to the core's goroutine, except Replay.
 package journal
 
-import "fmt"
-
-// Kind says what an entry records.
-type Kind uint8
-
-const (
-	// Append records whole batches, contiguous in the partition's log: the
-	// first has offset Base, the next after the last would have offset End.
-	Append Kind = iota
-	// Truncate records that the log was cut at offset Base.
-	Truncate
-	// LogStart records that the log starts at offset Base.
-	LogStart
-	// EpochStart records that LeaderEpoch starts at offset Base.
-	EpochStart
-	// Remove records that this incarnation of the partition is gone.
-	Remove
-)
-
-var kindNames = [...]string{"append", "truncate", "log-start", "epoch-start", "remove"}
-
-func (k Kind) String() string {
-	if int(k) < len(kindNames) {
-		return kindNames[k]
-	}
-	return fmt.Sprintf("kind(%d)", uint8(k))
-}
-
 // Key names one incarnation of a partition. A partition's directory gets a new
-// Incarnation whenever it is created, so that entries of a removed partition
-// cannot be replayed into its successor.
+// Incarnation whenever it is created, and before its log is cut, so that what was
+// removed or cut away cannot be replayed.
 type Key struct {
 	TopicID     [16]byte
 	Partition   int32
 	Incarnation uint64
 }
 
-// Entry is one request. It is embedded in the state that waits for it: asking
-// allocates nothing. From Submit to Durable the entry and the bytes that Bufs
-// shows belong to the journal.
+// Entry is one request: whole batches, contiguous in the partition's log. It is embedded in
+// the state that waits for it: asking allocates nothing. From Submit to Durable the
+// entry and the bytes that Bufs shows belong to the journal.
 type Entry struct {
 	Key
-	Kind        Kind
-	LeaderEpoch int32 // of the leader that the batches are appended under, or that starts
-	Base        int64
-	End         int64    // Append only
-	Bufs        [][]byte // Append only: the batches, in pieces; a batch may be cut between two
-	Size        int      // Append only: bytes in Bufs
+	LeaderEpoch int32    // of the leader that the batches are appended under
+	Base        int64    // offset of the first batch
+	End         int64    // offset that the next batch after the last would have
+	Prev        int64    // what lies below is in the partition's files, durable, or in entries before this one
+	Bufs        [][]byte // the batches, in pieces; a batch may be cut between two
+	Size        int      // bytes in Bufs
 
-	Done Completer
+	Stake *Stake // of the partition; not in a replay
+	Done  Completer
 
-	Next *Entry // for the journal, from Submit to Durable
+	// Damage, in a replay, is why the batches cannot be had: Bufs is empty.
+	Damage error
+
+	next *Entry // in the journal's queue
 }
 
 // Completer is told, once, when an entry is durable or when it never will be.
@@ -87,11 +39,11 @@ type Completer interface {
 // Journal is one core's journal.
 type Journal interface {
 	// Submit queues an entry. It never blocks and never refuses: at most one
-	// entry of each log is queued, which bounds the queue. An Append may have at
+	// entry of each log is queued, which bounds the queue. It may have at
 	// most EntryMax bytes.
 	Submit(e *Entry)
 
-	// EntryMax is how large an Append may be, bytes. What is larger goes round
+	// EntryMax is how large an entry may be, bytes. What is larger goes round
 	// the journal: into its segment, which is then synced.
 	EntryMax() int
 
@@ -99,23 +51,30 @@ type Journal interface {
 	// that are submitted all the same wait for the cut.
 	Full() bool
 
-	// Attach makes a partition known; its entries may follow. Detach forgets
-	// it: there will be no more entries and no more WriteBack calls.
-	Attach(p Partition)
-	Detach(p Partition)
+	// OnRoom has f called each time that Full is over. f belongs to the core's goroutine.
+	OnRoom(f func())
+
+	// Attach makes a partition known by its stake, which its entries name. Detach
+	// forgets it with all that it has here: there are no entries on their way, there will be no
+	// more, and nothing of it is replayed that matters.
+	Attach(p Partition, s *Stake)
+	Detach(s *Stake)
 
 	// Cut says that everything of the partition below offset is durable in its
-	// own files: of the entries submitted so far, appends that end at or below it
-	// are not needed. (After a truncation the same offsets come again.)
-	Cut(p Partition, offset int64)
+	// own files: of the entries submitted so far, those that end at or below it
+	// are not needed.
+	Cut(s *Stake, offset int64)
+
+	// Fence says that the partition will make nothing durable any more: nobody
+	// waits for it, and what it has in the journal stays there.
+	Fence(s *Stake)
 }
 
 // Partition is a log as the journal sees it.
 type Partition interface {
 	JournalKey() Key
 	// WriteBack asks that everything up to offset become durable in the
-	// partition's own files soon; the answer is Journal.Cut. It starts write-back
-	// (SyncRange) where that helps, then syncs. Asking again is harmless.
+	// partition's own files soon; the answer is Journal.Cut. Asking again is harmless.
 	WriteBack(offset int64)
 }
 
@@ -123,6 +82,22 @@ type Partition interface {
 type Replayer interface {
 	// Replay calls apply with every entry that was not cut, of every core's
 	// journal, in order for each partition. The entry and its bytes are valid
-	// during the call. It stops at the first error of apply and returns it.
-	Replay(apply func(*Entry) error) error
+	// during the call. It stops at the first error of apply and returns it. The journals
+	// must be those of the directory of logs with that id.
+	Replay(directory [16]byte, apply func(*Entry) error) error
+}
+
+// Stake is what a partition has in a journal: the journal's, embedded in the log.
+// Positions are -1 for none.
+type Stake struct {
+	partition Partition
+	index     int   // in Core.stakes
+	first     int64 // position of the oldest frame that the partition needs
+	later     int64 // during a cut: position of the first frame after the mark
+	last      int64 // where its last entry in a frame ends, in offsets
+	target    int64 // during a cut: what has to be durable
+	awaited   bool  // the cut waits for it
+	asked     bool  // WriteBack was called
+	fenced    bool
+	ask       *Stake // the next one to be asked
 }

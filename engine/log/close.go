@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"path/filepath"
 
-	"github.com/millrace/millrace/engine/journal"
 	"github.com/millrace/millrace/ring"
 )
 
@@ -12,7 +11,7 @@ import (
 // trimmed and end with the entry for the maximum timestamp, a producer snapshot is
 // taken. It waits until every read has been released. A fenced log, or one on a full
 // disk, is closed too; the error then says that it is not clean, and what was not
-// written is gone (nothing of it had been acknowledged).
+// written is gone: nothing of it had been acknowledged, or it is in the journal.
 func (l *Log) Close(done Done) {
 	if l.closing {
 		l.refuse(done)
@@ -105,8 +104,12 @@ func (l *Log) shut(err error) {
 	for l.tail.len() > 0 {
 		l.dropLast()
 	}
-	if l.core.journal != nil {
-		l.core.journal.Detach(l)
+	switch {
+	case l.core.journal == nil:
+	case err == nil: // all of it is in the files
+		l.core.journal.Detach(&l.stake)
+	default:
+		l.core.journal.Fence(&l.stake)
 	}
 	l.failFlushes()
 	l.core.due.set(l, ring.Forever)
@@ -155,7 +158,6 @@ func (l *Log) Delete(done Done) {
 	h, from := l.host(), l.path
 	to := filepath.Join(l.dir.path, deletedName(l.topic, l.partition, uuid(h)))
 	l.enqueue(&job{name: "delete", always: true,
-		entry: &journal.Entry{Kind: journal.Remove},
 		ready: l.quiet,
 		run: func() error {
 			l.dir.forget(l)
@@ -169,6 +171,9 @@ func (l *Log) Delete(done Done) {
 				l.fail(from, fmt.Errorf("delete: %w", err))
 			} else {
 				l.path, l.ended = to, true
+				if l.core.journal != nil { // no directory has this incarnation any more
+					l.core.journal.Detach(&l.stake)
+				}
 				l.removeAt = l.core.io.Now() + l.cfg.FileDeleteDelayMs*1e6
 			}
 			l.failFlushes()
@@ -195,9 +200,6 @@ func (l *Log) removeDeleted(now int64) {
 				l.dropLast()
 			}
 			l.closed = true
-			if l.core.journal != nil {
-				l.core.journal.Detach(l)
-			}
 			l.core.due.set(l, ring.Forever)
 		}})
 }

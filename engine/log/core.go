@@ -69,6 +69,9 @@ func NewCore(io ring.IO, cfg CoreConfig) *Core {
 	if cfg.Inline {
 		c.inline = ring.Inline
 	}
+	if c.journal != nil {
+		c.journal.OnRoom(c.ease)
+	}
 	return c
 }
 

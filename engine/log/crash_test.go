@@ -213,6 +213,9 @@ func (h *history) check(mode sim.Crash) error {
 		return fmt.Errorf("log start %d, not in %d..%d", l.LogStart(), h.start, h.startMay)
 	}
 	got, err := h.all(l, l.LogEnd())
+	if h.down() { // reading takes time, in which a journal zeroes its file
+		return nil
+	}
 	if err != nil {
 		return err
 	}
@@ -265,7 +268,7 @@ func TestCrashEverywhere(t *testing.T) {
 	if testing.Short() {
 		step = 3
 	}
-	for _, policy := range []Policy{OS, Interval, Write, File} {
+	for _, policy := range []Policy{OS, Interval, Write, File, Journal} {
 		for _, mode := range []sim.Crash{sim.ProcessKill, sim.PowerLoss, sim.PowerLossClean} {
 			t.Run(fmt.Sprintf("%v/%v", policy, mode), func(t *testing.T) {
 				t.Parallel()
@@ -284,6 +287,9 @@ func crashAt(t *testing.T, policy Policy, mode sim.Crash, variant int, seed uint
 	h.config.SegmentBytes, h.config.IndexIntervalBytes, h.value = 900, 150, 3
 	if policy == Interval {
 		h.config.FlushMessages = 6
+	}
+	if policy == Journal {
+		h.journalBytes = 1 // as small as they come
 	}
 	switch variant {
 	case 1: // work on files is far behind the appends

@@ -28,6 +28,9 @@ const (
 	suffixIncarnation = ".incarnation"
 )
 
+// JournalName is the directory in a log directory that is left to the journals, by default.
+const JournalName = "journal"
+
 // DirConfig is what OpenDir needs to know.
 type DirConfig struct {
 	ClusterID string // must agree with meta.properties; empty: whatever it says
@@ -187,13 +190,16 @@ func (d *Dir) open(report *RecoveryReport) (err error) {
 			continue
 		}
 		topic, partition, ok := parseDirName(e.Name)
+		if !ok && e.Name == JournalName {
+			continue
+		}
 		if !ok {
 			report.Ignored = append(report.Ignored, e.Name)
 			continue
 		}
 		key := partitionKey{topic, partition}
 		l := d.newLog(topic, partition, filepath.Join(d.path, e.Name))
-		r := &recovery{log: l, host: d.host, clean: report.Clean, trust: points[key], highMark: marks[key], startAt: starts[key], now: d.host.WallMillis()}
+		r := &recovery{log: l, host: d.host, clean: report.Clean, trust: points[key], highMark: marks[key], startAt: starts[key], now: d.host.WallMillis(), aside: ring.NoFD}
 		r.report = LogReport{Topic: topic, Partition: partition, Clean: report.Clean, RecoveryPoint: r.trust}
 		if report.Clean {
 			r.trust = math.MaxInt64
@@ -211,20 +217,8 @@ func (d *Dir) open(report *RecoveryReport) (err error) {
 	if err := d.replay(all); err != nil {
 		return err
 	}
-	var live []*recovery
+	err = d.recoverAll(syncsAtOnce, all, (*recovery).finish)
 	for _, r := range all {
-		if r.removed {
-			r.log.closeFiles()
-			if err := d.removeDir(r.log.path); err != nil {
-				return err
-			}
-			report.Removed = append(report.Removed, filepath.Base(r.log.path))
-			continue
-		}
-		live = append(live, r)
-	}
-	err = d.recoverAll(syncsAtOnce, live, (*recovery).finish)
-	for _, r := range live {
 		d.logs = append(d.logs, r.log)
 		report.Logs = append(report.Logs, r.report)
 	}
@@ -286,11 +280,11 @@ func (d *Dir) replay(all []*recovery) error {
 	for _, r := range all {
 		byKey[r.log.JournalKey()] = r
 	}
-	return d.cfg.Journal.Replay(func(e *journal.Entry) error {
-		if r := byKey[e.Key]; r != nil && !r.removed {
+	return d.cfg.Journal.Replay(d.id, func(e *journal.Entry) error {
+		if r := byKey[e.Key]; r != nil {
 			return r.apply(e)
 		}
-		return nil
+		return nil // of a partition that is gone, or was cut since
 	})
 }
 

@@ -53,6 +53,13 @@
 //	           Recovery keeps whole batches up to the first bad one. Batches below
 //	           flushed are always whole. Index entries follow later, or not at all:
 //	           recovery makes those above the recovery point again.
+//	journal    under policy Journal the batch is in the journal before it is acknowledged (see
+//	           package journal), and is written to the segment at leisure. A replay appends what
+//	           the files lack, at their end; what it finds there, it leaves. An entry says what
+//	           came before it: where the files end earlier, or its bytes are damaged and the files do not
+//	           have them, the log comes up fenced and what the journal has of it is kept in a
+//	           file of its own. What goes round the journal (a batch that is too large, another policy)
+//	           is synced before the next entry.
 //	roll       [create .log .index .timeindex] names without SyncDir, empty: the new
 //	           segment is there or not; nothing is in it. -> [SyncDir] -> [writes to the
 //	           new segment; the old one is not synced yet]: after a power loss the old
@@ -61,7 +68,9 @@
 //	           [snapshot of its end]: until that is there its indexes are made again. One
 //	           taken there before the roll is removed, durably, before the trim.
 //	flush      [sync] moves nothing on disk that recovery would read differently.
-//	truncate   [lower the recovery point, atomically] -> the log as it was. -> [remove the
+//	truncate   [sync what stays] -> [lower the recovery point, atomically] -> the log as it was.
+//	           -> [where the journal may hold something of it: rename the incarnation, SyncDir] -> the log
+//	           as its files have it; what the journal holds belongs to nobody. -> [remove the
 //	           segments behind, SyncDir] -> the log as it was, or shorter, never below
 //	           the cut; a hole is above the recovery point and is cut. -> [truncate and
 //	           sync .log] -> [indexes, epochs, transactions]: entries beyond the end
@@ -88,7 +97,7 @@
 //	           it everything before it is durable. Opening removes the mark and syncs the
 //	           directory, even where there is no mark, before it changes anything else: a start
 //	           that was killed may have come no further than the removal.
-//	restart    [recovery point and log start, atomically each] -> [remove all segments] ->
+//	restart    [recovery point and log start, atomically each] -> [the incarnation, as above] -> [remove all segments] ->
 //	           [create one]: a log whose start is above its end starts again, empty, at
 //	           its start.
 //

@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/millrace/millrace/engine/journal"
 	"github.com/millrace/millrace/ring"
 )
 
@@ -132,13 +131,11 @@ func (l *Log) EpochAt(offset int64) int32 {
 // force is no error, an older one is.
 func (l *Log) StartEpoch(epoch int32, done Done) {
 	h, path := l.host(), filepath.Join(l.path, epochsName)
-	entry := &journal.Entry{Kind: journal.EpochStart, LeaderEpoch: epoch}
 	var next epochs
-	j := &job{name: "start epoch", entry: entry}
+	j := &job{name: "start epoch"}
 	j.start = func() {
 		// Nothing is appended until the epoch is in force: it starts here.
 		l.starting = true
-		entry.Base = l.logEnd
 		next = epochs{slices.Clone(l.epochs.list)}
 		if epoch > next.latest() {
 			next.assign(epoch, l.logEnd)

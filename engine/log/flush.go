@@ -173,10 +173,14 @@ func (l *Log) segmentOf(offset int64) *segment {
 	return l.segments[i]
 }
 
-// WriteBack is the journal's wish for room: it starts write-back of the segments up
-// to offset, then syncs.
+// WriteBack is the journal's wish for room: the segments are written and synced up to
+// offset.
 func (l *Log) WriteBack(offset int64) {
-	l.syncWanted = max(l.syncWanted, min(offset, l.logEnd))
+	if offset = min(offset, l.logEnd); l.synced >= offset { // it is there already
+		l.core.journal.Cut(&l.stake, l.synced)
+		return
+	}
+	l.syncWanted = max(l.syncWanted, offset)
 	l.kick()
 }
 

@@ -3,7 +3,6 @@ package log
 import (
 	"slices"
 
-	"github.com/millrace/millrace/engine/journal"
 	"github.com/millrace/millrace/ring"
 )
 
@@ -11,15 +10,13 @@ import (
 // a truncation never meets a roll, and a deletion nothing at all.
 type job struct {
 	name  string
-	ready func() bool    // loop: may it run now? nil: yes
-	entry *journal.Entry // under Journal, durable in the journal before run
-	start func()         // loop, when ready, before run
-	run   func() error   // worker; touches nothing of the log's state; nil: nothing to do
-	done  func(error)    // loop
+	ready func() bool  // loop: may it run now? nil: yes
+	start func()       // loop, when ready, before run
+	run   func() error // worker; touches nothing of the log's state; nil: nothing to do
+	done  func(error)  // loop
 
 	always  bool // also on a fenced log
 	retry   bool // a full disk is waited for
-	entered bool // entry has been submitted
 	started bool
 }
 
@@ -82,13 +79,6 @@ func (l *Log) kickJobs() {
 		}
 	}
 	o.err = nil
-	if j.entry != nil && l.cfg.Policy == Journal && !j.entered && l.fence == nil {
-		j.entered = true
-		o.busy = true
-		j.entry.Key, j.entry.Done = l.JournalKey(), o
-		l.core.journal.Submit(j.entry)
-		return
-	}
 	o.submit(j.run)
 }
 
@@ -113,17 +103,6 @@ func (o *jobOp) submit(run func() error) {
 		o.Op = ring.Op{Code: ring.Task, Func: run, Done: o}
 	}
 	o.log.core.io.Submit(&o.Op)
-}
-
-// Durable goes on once the job's entry is in the journal.
-func (o *jobOp) Durable(_ *journal.Entry, err error) {
-	if err != nil {
-		o.log.fail("journal", err)
-		o.err = o.log.fence
-		o.submit(nil)
-		return
-	}
-	o.submit(o.log.jobs[0].run)
 }
 
 // Complete ends the job and starts the next.

@@ -15,24 +15,29 @@ import (
 // memoryJournal is a journal in memory that survives every crash. Entries become
 // durable one by one, with turn.
 type memoryJournal struct {
-	io       ring.IO
-	queued   []*journal.Entry
-	durable  []journal.Entry
-	attached int
-	full     bool
-	fail     error
+	io      ring.IO
+	queued  []*journal.Entry
+	durable []journal.Entry
+	keys    map[*journal.Stake]journal.Key
+	full    bool
+	fail    error
 }
 
 func (m *memoryJournal) Submit(e *journal.Entry) { m.queued = append(m.queued, e) }
 func (m *memoryJournal) EntryMax() int           { return 300 }
 func (m *memoryJournal) Full() bool              { return m.full }
-func (m *memoryJournal) Attach(journal.Partition) {
-	m.attached++
+func (m *memoryJournal) OnRoom(func())           {}
+func (m *memoryJournal) Fence(*journal.Stake)    {}
+func (m *memoryJournal) Attach(p journal.Partition, s *journal.Stake) {
+	if m.keys == nil {
+		m.keys = map[*journal.Stake]journal.Key{}
+	}
+	m.keys[s] = p.JournalKey()
 }
-func (m *memoryJournal) Detach(journal.Partition) { m.attached-- }
-func (m *memoryJournal) Cut(p journal.Partition, offset int64) {
+func (m *memoryJournal) Detach(s *journal.Stake) { delete(m.keys, s) }
+func (m *memoryJournal) Cut(s *journal.Stake, offset int64) {
 	m.durable = slices.DeleteFunc(m.durable, func(e journal.Entry) bool {
-		return e.Key == p.JournalKey() && e.Kind == journal.Append && e.End <= offset
+		return e.Key == m.keys[s] && e.End <= offset
 	})
 }
 
@@ -46,14 +51,14 @@ func (m *memoryJournal) turn() bool {
 	if m.fail == nil {
 		k := *e
 		k.Bufs = [][]byte{bytes.Join(e.Bufs, nil)}
-		k.Done, k.Next = nil, nil
+		k.Done = nil
 		m.durable = append(m.durable, k)
 	}
 	e.Done.Durable(e, m.fail)
 	return true
 }
 
-func (m *memoryJournal) Replay(apply func(*journal.Entry) error) error {
+func (m *memoryJournal) Replay(_ [16]byte, apply func(*journal.Entry) error) error {
 	for i := range m.durable {
 		if err := apply(&m.durable[i]); err != nil {
 			return err

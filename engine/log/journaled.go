@@ -1,6 +1,8 @@
 package log
 
 import (
+	"path/filepath"
+
 	"github.com/millrace/millrace/engine/journal"
 	"github.com/millrace/millrace/ring"
 )
@@ -13,6 +15,7 @@ type entryOp struct {
 	busy   bool
 	bufs   [ring.IOVMax][]byte
 	chunks [ring.IOVMax]*chunk
+	to     [ring.IOVMax]int // how much of each chunk is in the journal then
 	n      int
 }
 
@@ -42,10 +45,10 @@ func (l *Log) kickJournal() {
 			break
 		}
 		if e.n == 0 {
-			e.Base = k.batchAt(k.journaled).BaseOffset()
+			e.Base, e.Prev = k.batchAt(k.journaled).BaseOffset(), l.journalEnd
 		}
 		k.retain()
-		e.chunks[e.n], e.bufs[e.n] = k, k.buf[k.journaled:to:to]
+		e.chunks[e.n], e.bufs[e.n], e.to[e.n] = k, k.buf[k.journaled:to:to], to
 		e.n++
 		e.Size += to - k.journaled
 		e.End = end
@@ -60,14 +63,31 @@ func (l *Log) kickJournal() {
 			t.at(i).journaled = len(t.at(i).buf)
 		}
 		t.fresh = t.len()
-		l.journalGap = l.logEnd
+		l.journalGap, l.journalEnd = l.logEnd, l.logEnd
 		l.syncWanted = max(l.syncWanted, l.logEnd)
 		l.kickSync()
 		return
 	}
-	e.busy = true
-	e.Key, e.Kind, e.LeaderEpoch, e.Bufs, e.Done = l.JournalKey(), journal.Append, l.epochs.latest(), e.bufs[:e.n], e
+	e.busy, l.journaled = true, true
+	e.Key, e.LeaderEpoch, e.Bufs, e.Stake, e.Done = l.JournalKey(), l.epochs.latest(), e.bufs[:e.n], &l.stake, e
+	l.journalEnd = e.End
 	l.core.journal.Submit(&e.Entry)
+}
+
+// renew gives the log's directory a new incarnation: what the journal holds of the old
+// one is not replayed any more. Everything that is to stay is on disk in the files. On a worker.
+func renew(h ring.Host, dir string, from, to uint64) error {
+	if err := h.Rename(filepath.Join(dir, incarnationName(from)), filepath.Join(dir, incarnationName(to))); err != nil {
+		return err
+	}
+	return h.SyncDir(dir)
+}
+
+// renewed makes it so in memory.
+func (l *Log) renewed(incarnation uint64) {
+	l.core.journal.Detach(&l.stake)
+	l.incarnation, l.journaled = incarnation, false
+	l.core.journal.Attach(l, &l.stake)
 }
 
 // Durable moves flushed.
@@ -75,7 +95,7 @@ func (e *entryOp) Durable(_ *journal.Entry, err error) {
 	l := e.log
 	e.busy = false
 	for i, k := range e.chunks[:e.n] {
-		k.journaled += len(e.bufs[i])
+		k.journaled = max(k.journaled, e.to[i]) // all of it went round, where the policy has changed
 		e.chunks[i], e.bufs[i] = nil, nil
 		l.core.unretain(k)
 	}

@@ -79,6 +79,9 @@ type Log struct {
 	indexWrite  indexOp
 	indexBefore timeEntry
 	entry       entryOp
+	stake       journal.Stake
+	journaled   bool  // the journal may hold something of this incarnation
+	journalEnd  int64 // what lies below is on disk in the files, or in the journal
 	age         flushAge
 
 	jobs       []*job
@@ -124,7 +127,8 @@ func (l *Log) Partition() int32 { return l.partition }
 // TopicID is the topic's id; zero for directories that have none.
 func (l *Log) TopicID() [16]byte { return l.topicID }
 
-// Incarnation is new at each creation of the directory.
+// Incarnation is new at each creation of the directory, and where what the journal holds
+// of the log must not come back.
 func (l *Log) Incarnation() uint64 { return l.incarnation }
 
 // Path is the partition's directory.
@@ -213,9 +217,12 @@ func (l *Log) Attach(c *Core, owner Owner) error {
 	l.core, l.owner = c, owner
 	l.limits.Decompressor = c.decompressor
 	l.retainAt = c.io.Now() + int64(c.io.Random()%uint64(retainEvery))
-	l.journalGap = l.synced
+	l.journalGap, l.journalEnd = l.synced, l.synced
 	if c.journal != nil {
-		c.journal.Attach(l)
+		c.journal.Attach(l, &l.stake)
+		if l.fence != nil {
+			c.journal.Fence(&l.stake)
+		}
 	}
 	l.setDue()
 	return nil
@@ -246,7 +253,7 @@ func (l *Log) SetConfig(cfg Config) error {
 	l.setConfig(cfg)
 	if changed {
 		l.gap = l.logEnd
-		l.journalGap = l.logEnd
+		l.journalGap, l.journalEnd = l.logEnd, l.logEnd
 		l.syncWanted = l.logEnd
 		for i := range l.tail.len() { // these go round the journal
 			k := l.tail.at(i)
@@ -298,6 +305,9 @@ func (l *Log) fail(file string, cause error) {
 	}
 	l.fence = &ErrFenced{File: file, Cause: cause}
 	l.published.Fenced.Store(l.fence)
+	if l.core.journal != nil {
+		l.core.journal.Fence(&l.stake)
+	}
 	l.failFlushes()
 	l.owner.Failed(l, l.fence)
 }
@@ -312,7 +322,7 @@ func (l *Log) advanceSynced(end int64) {
 	}
 	l.synced = end
 	if l.core.journal != nil {
-		l.core.journal.Cut(l, end)
+		l.core.journal.Cut(&l.stake, end)
 	}
 	l.advanceFlushed(end)
 	l.publishRecoveryPoint()

@@ -29,6 +29,7 @@ type LogReport struct {
 	Rebuilt       int      // segments whose indexes were made again
 	Mended        []string // after a clean close: files that were not as they had been left, and were made again
 	Replayed      int      // batches from the journal
+	Aside         string   // the file with what the journal has, and the damaged log could not take
 	Nanos         int64
 	Damage        error // why the log came up fenced; nil: it did not
 }
@@ -48,6 +49,9 @@ func (r *LogReport) String() string {
 	s += fmt.Sprintf(", recovery point %d: %d bytes checked, %d indexes made again", r.RecoveryPoint, r.Checked, r.Rebuilt)
 	if r.Replayed > 0 {
 		s += fmt.Sprintf(", %d batches from the journal", r.Replayed)
+	}
+	if r.Aside != "" {
+		s += ", entries of the journal kept in " + r.Aside
 	}
 	if r.CutAt != "" {
 		s += fmt.Sprintf(", torn tail of %d bytes cut at %s", r.Cut, r.CutAt)
@@ -72,7 +76,9 @@ type recovery struct {
 	dirty     map[*segment]bool // to be synced
 	epochsIn  []byte            // as the file has them
 	snapshots []int64           // the files there are
-	removed   bool              // the journal says that it was: the directory goes
+	aside     ring.FD           // where the journal's entries of a fenced log are kept
+	asidePath string
+	asideSize int64
 }
 
 // syncNames makes durable what recovery is about to see: a process that was killed may have
@@ -447,102 +453,122 @@ func (r *recovery) cutTail(i int, bad *damage, sizes []int64) error {
 	return h.SyncDir(l.path)
 }
 
-// apply takes in one entry of a journal.
+// apply takes in one entry of a journal: the batches that the files lack.
 func (r *recovery) apply(e *journal.Entry) error {
 	l := r.log
-	if l.fence != nil {
+	s := l.active()
+	switch {
+	case l.fence != nil:
+		return r.setAside(e)
+	case e.End <= s.end: // the files have it
 		return nil
+	case e.Damage != nil:
+		r.lost(e.Damage)
+		return nil
+	case s.end < e.Prev:
+		r.lost(fmt.Errorf("the files end at offset %d, and the journal goes on behind %d", s.end, e.Prev))
+		return r.setAside(e)
 	}
-	switch s := l.active(); e.Kind {
-	case journal.Append:
-		var b []byte
-		for _, piece := range e.Bufs {
-			b = append(b, piece...)
+	for b := bytes.Join(e.Bufs, nil); len(b) > 0; {
+		batch, rest, err := record.Next(b)
+		if err != nil || !batch.CheckCRC() {
+			return fmt.Errorf("BUG: %s-%d: journal entry at offset %d holds a bad batch", l.topic, l.partition, e.Base)
 		}
-		for len(b) > 0 {
-			batch, rest, err := record.Next(b)
-			if err != nil || !batch.CheckCRC() {
-				return fmt.Errorf("%s-%d: journal entry at offset %d holds a bad batch", l.topic, l.partition, e.Base)
-			}
-			b = rest
-			if batch.BaseOffset() < s.end {
-				continue
-			}
-			if _, err := r.host.WriteAt(s.fd, batch, s.size); err != nil {
-				return fmt.Errorf("%s: write: %w", s.path(suffixLog), err)
-			}
-			w := walker{whole: true, batch: batch, pos: s.size, length: len(batch)}
-			if err := r.scan.take(s, &w); err != nil {
+		b = rest
+		if batch.BaseOffset() < s.end {
+			continue
+		}
+		if s.size > 0 && (s.size+int64(len(batch)) > int64(l.cfg.SegmentBytes) || batch.LastOffset()-s.base > math.MaxInt32 || s.index.full()) {
+			if s, err = r.roll(); err != nil {
 				return err
 			}
-			r.dirty[s] = true
-			r.report.Replayed++
 		}
-	case journal.Truncate:
-		if e.Base < s.end {
-			return r.truncate(e.Base)
+		if _, err := r.host.WriteAt(s.fd, batch, s.size); err != nil {
+			return fmt.Errorf("%s: write: %w", s.path(suffixLog), err)
 		}
-	case journal.LogStart:
-		r.startAt = max(r.startAt, e.Base)
-	case journal.EpochStart:
-		if e.LeaderEpoch > l.epochs.latest() {
-			l.epochs.assign(e.LeaderEpoch, e.Base)
+		w := walker{whole: true, batch: batch, pos: s.size, length: len(batch)}
+		if err := r.scan.take(s, &w); err != nil {
+			return err
 		}
-	case journal.Remove:
-		r.removed = true
+		r.dirty[s] = true
+		r.report.Replayed++
 	}
 	return nil
 }
 
-// truncate cuts a log in recovery: the scan is done again, up to there.
-func (r *recovery) truncate(to int64) error {
+// roll ends the active segment and makes another, as the log would have.
+func (r *recovery) roll() (*segment, error) {
 	l, h := r.log, r.host
-	i := slices.Index(l.segments, l.segmentOf(to))
-	for _, behind := range l.segments[i+1:] {
-		h.Close(behind.fd)
-		behind.fd = ring.NoFD
-		for _, suffix := range segmentSuffixes {
-			if err := removeFile(h, behind.path(suffix)); err != nil {
-				return err
-			}
-		}
-	}
-	l.segments = l.segments[:i+1]
-	l.epochs.cutEnd(to)
 	old := l.active()
-	s := newSegment(l, old.base)
-	s.fd, s.open = old.fd, true
-	l.segments[i] = s
-	for _, t := range old.aborted {
-		if t.LastOffset < to {
-			s.aborted = append(s.aborted, t)
-		}
+	old.rolled = true
+	s := newSegment(l, old.end)
+	if err := r.create(s); err != nil {
+		return nil, err
 	}
-	c := r.scan
 	var err error
-	if l.producer, c.from, err = loadSnapshot(h, l.path, r.snapshots, min(to, r.trust)); err != nil {
-		return err
+	if s.fd, err = h.Open(s.path(suffixLog), ring.ReadWrite); err != nil {
+		return nil, err
 	}
-	c.limit, c.trusted, c.exact = to, min(c.trusted, to), false
-	for _, o := range l.segments[:i] {
-		if err := c.producersOf(cutSegment{o.fd, o.base, o.end, o.size}); err != nil {
+	s.open = true
+	s.maxTimestamp, s.maxTimestampAt = record.NoTimestamp, s.base
+	s.index.rebuild = &indexFiles{}
+	s.index.maxOffsets, s.index.maxTimes = indexRoom(l.cfg.IndexBytes)
+	l.segments = append(l.segments, s)
+	return s, nil
+}
+
+// lost fences a log of which something that had been acknowledged cannot be had. What is
+// there stays as it is, and can be read.
+func (r *recovery) lost(cause error) {
+	r.report.Damage = cause
+	r.log.fence = &ErrFenced{File: r.log.path, Cause: cause}
+}
+
+// setAside keeps what the journal has of a log that it cannot be replayed into, in a file of
+// whole batches beside the segments: the journal forgets it.
+func (r *recovery) setAside(e *journal.Entry) error {
+	if e.Damage != nil || e.End <= r.log.active().end {
+		return nil
+	}
+	if r.aside == ring.NoFD {
+		r.asidePath = filepath.Join(r.log.path, fileName(e.Base, suffixLog+suffixAside))
+		var err error
+		if r.aside, err = r.host.Open(r.asidePath, ring.Create); err != nil {
 			return err
 		}
+		if r.asideSize, err = r.host.Size(r.aside); err != nil {
+			return fmt.Errorf("%s: %w", r.asidePath, err)
+		}
 	}
-	if err := c.segment(s, s.fd, old.size); err != nil {
-		return fmt.Errorf("%s: %w", s.path(suffixLog), err)
+	b := bytes.Join(e.Bufs, nil)
+	if _, err := r.host.WriteAt(r.aside, b, r.asideSize); err != nil {
+		return fmt.Errorf("%s: write: %w", r.asidePath, err)
 	}
-	r.dirty[s] = true
-	if err := h.Truncate(s.fd, s.size); err != nil {
-		return fmt.Errorf("%s: truncate: %w", s.path(suffixLog), err)
+	r.asideSize += int64(len(b))
+	return nil
+}
+
+// closeAside makes it durable.
+func (r *recovery) closeAside() error {
+	if r.aside == ring.NoFD {
+		return nil
 	}
-	return h.SyncDir(l.path)
+	err := r.host.Sync(r.aside)
+	r.host.Close(r.aside)
+	r.aside, r.report.Aside = ring.NoFD, r.asidePath
+	if err != nil {
+		return fmt.Errorf("%s: sync: %w", r.asidePath, err)
+	}
+	return r.host.SyncDir(r.log.path)
 }
 
 // finish makes the log ready: derived files follow the batches, everything is synced,
 // and the last segment takes appends.
 func (r *recovery) finish() error {
 	l := r.log
+	if err := r.closeAside(); err != nil {
+		return err
+	}
 	if l.fence == nil && l.active().end < r.startAt {
 		if err := r.restart(); err != nil {
 			return err

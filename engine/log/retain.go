@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"syscall"
 
-	"github.com/millrace/millrace/engine/journal"
 	"github.com/millrace/millrace/ring"
 )
 
@@ -159,7 +158,6 @@ func (l *Log) AdvanceLogStart(to int64, done Done) {
 	}
 	beyond := false
 	l.enqueue(&job{name: "advance log start",
-		entry: &journal.Entry{Kind: journal.LogStart, Base: to},
 		start: func() {
 			if beyond = to > l.highWatermark; !beyond { // else the log was cut in between
 				l.published.startWanted.Store(max(to, l.logStart))

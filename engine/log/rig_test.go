@@ -31,6 +31,10 @@ type rig struct {
 	config Config
 	cores  CoreConfig
 	replay journal.Replayer
+
+	journalBytes int64 // of a real journal; 0: none
+	files        *journal.Files
+	journal      *journal.Core
 }
 
 // watcher is an owner that counts.
@@ -75,12 +79,28 @@ func (r *rig) open() *rig {
 func (r *rig) tryOpen() error {
 	r.host = fault.WrapHost(r.disk, r.rules)
 	var err error
+	if r.journalBytes > 0 {
+		r.files = journal.NewFiles(r.host, journal.Config{Dir: "/data/" + JournalName, LogDir: "/data", Cores: 1, Bytes: r.journalBytes})
+		r.replay = r.files
+	}
 	r.dir, r.report, err = OpenDir(r.host, "/data", DirConfig{ClusterID: "c", NodeID: 1, Config: r.config, Journal: r.replay})
 	if err != nil {
+		if r.files != nil {
+			r.files.Close(false)
+		}
 		return err
 	}
 	r.sim = r.disk.NewIO(sim.IOConfig{PoolBytes: 1 << 20, RecvBuffers: 1, RecvBufferBytes: 1 << 10})
 	r.io = fault.Wrap(r.sim, r.rules)
+	if r.journalBytes > 0 {
+		if err := r.files.Begin(); err != nil {
+			return err
+		}
+		if r.journal, err = r.files.NewCore(0, r.io); err != nil {
+			return err
+		}
+		r.cores.Journal = r.journal
+	}
 	r.core = NewCore(r.io, r.cores)
 	r.owner = watcher{}
 	for _, l := range r.dir.Logs() {
@@ -115,6 +135,9 @@ func (r *rig) find(topic string) *Log {
 
 // turn lets the next thing happen; false: nothing is left, or the machine is down.
 func (r *rig) turn() bool {
+	if r.journal != nil && !r.disk.Crashed() {
+		r.journal.AfterStep()
+	}
 	if r.disk.Crashed() || !r.world.Step() || r.disk.Crashed() {
 		return false
 	}
@@ -182,7 +205,11 @@ func (r *rig) closeAll() error {
 			return err
 		}
 	}
-	return r.dir.CloseClean()
+	err := r.dir.CloseClean()
+	if r.files != nil {
+		err = errors.Join(err, r.files.Close(err == nil))
+	}
+	return err
 }
 
 // batch is a batch of n records, the first of them says what.

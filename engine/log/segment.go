@@ -19,6 +19,7 @@ const (
 	suffixSnapshot = ".snapshot"
 	suffixDeleted  = ".deleted"
 	suffixCleaned  = ".cleaned"
+	suffixAside    = ".aside"
 	suffixSwap     = ".swap"
 )
 

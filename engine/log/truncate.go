@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/millrace/millrace/engine/journal"
 	"github.com/millrace/millrace/ring"
 )
 
@@ -17,6 +16,7 @@ type cut struct {
 	to   int64
 	cfg  Config
 
+	renewal
 	keep      cutSegment // the segment that becomes the active one
 	others    []cutSegment
 	drop      []string // files that go, those of the last segment first
@@ -60,18 +60,23 @@ func (l *Log) Truncate(to int64, done Done) {
 	}
 	l.startCut(to)
 	c := &cut{host: l.host(), dir: l.path, to: to}
+	l.syncWanted = max(l.syncWanted, to)
 	l.enqueue(&job{name: "truncate",
-		entry: &journal.Entry{Kind: journal.Truncate, Base: to},
-		// What a later cut takes away, or a deletion, need not be written for this one.
-		ready: func() bool { return l.quiet() && (l.deleting || l.written >= min(l.cutTo, l.logEnd)) },
+		// All that stays is in the files by then. What a later cut takes away, or a deletion, need
+		// not be there for this one.
+		ready: func() bool { return l.quiet() && (l.deleting || l.synced >= min(to, l.cutTo, l.logEnd)) },
 		start: func() {
 			l.frozen = true
 			c.to = min(c.to, l.written)
+			c.planRenewal(l)
 			l.planCut(c)
 		},
 		run: func() error {
 			// The recovery point first: what is above it may be torn, what is below may not.
 			if err := l.dir.lowerRecoveryPoint(l, c.to); err != nil {
+				return err
+			}
+			if err := c.renew(); err != nil {
 				return err
 			}
 			return c.run()
@@ -80,11 +85,40 @@ func (l *Log) Truncate(to int64, done Done) {
 			if err != nil {
 				l.fail(l.path, fmt.Errorf("truncate to %d: %w", to, err))
 			} else {
+				c.renewed(l)
 				l.applyCut(c)
 			}
 			l.endCut()
 			l.tell(done, err)
 		}})
+}
+
+// renewal is a new incarnation for a log that is cut, where the journal may hold
+// something of the old one.
+type renewal struct {
+	from, to uint64
+	wanted   bool
+	at       string // the directory
+	on       ring.Host
+}
+
+func (r *renewal) planRenewal(l *Log) {
+	if l.core.journal != nil && (l.journaled || l.cfg.Policy == Journal) {
+		*r = renewal{from: l.incarnation, to: l.core.io.Random(), wanted: true, at: l.path, on: l.host()}
+	}
+}
+
+func (r *renewal) renew() error {
+	if !r.wanted {
+		return nil
+	}
+	return renew(r.on, r.at, r.from, r.to)
+}
+
+func (r *renewal) renewed(l *Log) {
+	if r.wanted {
+		l.renewed(r.to)
+	}
 }
 
 // startCut holds up appends, and writes above the cut.
@@ -276,6 +310,7 @@ func (l *Log) moveEnd(end int64) {
 	}
 	l.producer.replicated(l.highWatermark)
 	l.syncWanted, l.gap, l.journalGap = min(l.syncWanted, end), min(l.gap, end), min(l.journalGap, end)
+	l.journalEnd = min(l.journalEnd, end)
 	l.size = 0
 	for _, s := range l.segments {
 		l.size += s.size
@@ -309,11 +344,12 @@ func (l *Log) Restart(at int64, done Done) {
 	var drop []string
 	var files opened
 	room := l.cfg.IndexBytes
+	var r renewal
 	l.enqueue(&job{name: "restart",
-		entry: &journal.Entry{Kind: journal.LogStart, Base: at},
 		ready: func() bool { return l.quiet() },
 		start: func() {
 			l.frozen = true
+			r.planRenewal(l)
 			for _, s := range slices.Backward(l.segments) {
 				for _, suffix := range segmentSuffixes {
 					drop = append(drop, s.path(suffix))
@@ -333,6 +369,9 @@ func (l *Log) Restart(at int64, done Done) {
 				return err
 			}
 			if err := l.dir.checkpointStarts(); err != nil {
+				return err
+			}
+			if err := r.renew(); err != nil {
 				return err
 			}
 			for _, name := range drop {
@@ -355,6 +394,7 @@ func (l *Log) Restart(at int64, done Done) {
 			if err != nil {
 				l.fail(dir, fmt.Errorf("restart at %d: %w", at, err))
 			} else {
+				r.renewed(l)
 				l.applyRestart(at, files, room)
 			}
 			l.endCut()

@@ -1,0 +1,313 @@
+package journal
+
+import (
+	"fmt"
+
+	"github.com/millrace/millrace/ring"
+)
+
+const (
+	// frameMax bounds one write, bytes, and so the staging buffer: large enough that the
+	// fixed price of a synchronous write is small beside its bytes.
+	frameMax = 4 << 20
+	// zeroPiece is how much is zeroed by one write, zeroAhead how far ahead of
+	// the entries, bytes.
+	zeroPiece = 256 << 10
+	zeroAhead = 16 << 20
+)
+
+// Stats counts what a journal did.
+type Stats struct {
+	Frames  uint64 // synchronous writes that completed
+	Bytes   uint64 // in them, padding included
+	Entries uint64
+	Cuts    uint64 // cuts that ended
+	Waits   uint64 // times that a frame waited for a cut
+	Write   func(nanos int64)
+}
+
+// Core is the journal of one core, at work.
+type Core struct {
+	io   ring.IO
+	path string
+	fd   ring.FD
+	id   [16]byte
+	gen  uint64
+	size int64 // of the file, in whole blocks
+
+	queue  queue // submitted, in no frame yet
+	flight queue // in the frame in flight
+	frame  frameOp
+	stage  []byte
+	err    error // the first one: nothing is durable any more
+
+	head int64 // position where the next frame goes, unless it would not fit before the file's end
+	prev int64 // position of the last frame, or -1
+	tail int64 // what lies below is not needed
+
+	stakes  []*Stake
+	cutting bool
+	mark    int64 // what lies below is to be cut
+	waiting int   // stakes that the cut waits for
+	asking  int   // of these, asked
+	toAsk   *Stake
+	stalled bool // the next frame waits for room
+	full    bool // somebody was told so
+	onRoom  []func()
+
+	zero   zeroOp
+	zeroes []byte
+	zeroed int64 // of the file, from its start
+
+	stats Stats
+}
+
+// queue is a list of entries.
+type queue struct{ first, last *Entry }
+
+func (q *queue) push(e *Entry) {
+	e.next = nil
+	if q.first == nil {
+		q.first = e
+	} else {
+		q.last.next = e
+	}
+	q.last = e
+}
+
+func (q *queue) pop() *Entry {
+	e := q.first
+	if e != nil {
+		q.first, e.next = e.next, nil
+	}
+	return e
+}
+
+// frameOp is the one write in flight.
+type frameOp struct {
+	ring.Op
+	core  *Core
+	busy  bool
+	at    int64
+	size  int // padded
+	began int64
+}
+
+// zeroOp zeroes blocks that no frame has reached.
+type zeroOp struct {
+	ring.Op
+	core *Core
+	busy bool
+}
+
+// newCore makes the journal at work on a file. The memory comes out of io's pool.
+func newCore(io ring.IO, path string, fd ring.FD, size int64, id [16]byte, generation uint64, zeroed bool) (*Core, error) {
+	c := &Core{io: io, path: path, fd: fd, size: size, id: id, gen: generation, prev: -1}
+	c.frame.core, c.zero.core = c, c
+	stage := int(min(frameMax, size/8)) &^ (blockSize - 1)
+	c.stage = io.Pool().Get(stage)
+	c.zeroes = io.Pool().Get(int(min(zeroPiece, size)))
+	if c.stage == nil || c.zeroes == nil {
+		return nil, fmt.Errorf("%s: no memory for %d bytes of staging: raise memory.bytes or lower tail.bytes", path, stage)
+	}
+	clear(c.zeroes)
+	if zeroed {
+		c.zeroed = size
+	}
+	if r, ok := io.(ring.BufferRegistrar); ok {
+		r.RegisterBuffer(c.stage[:cap(c.stage)]) // without it a write is only dearer
+	}
+	return c, nil
+}
+
+// Stats is what the journal did. Owner's goroutine only.
+func (c *Core) Stats() *Stats { return &c.stats }
+
+// Bytes is the size of the file, and Used how much of it is needed.
+func (c *Core) Bytes() int64 { return c.size }
+
+// Used is how much of the file is needed, bytes.
+func (c *Core) Used() int64 { return c.head - c.tail }
+
+// EntryMax is what fits into a frame with nothing else.
+func (c *Core) EntryMax() int { return len(c.stage) - headerSize - rowSize }
+
+// Full: less than an eighth is free.
+func (c *Core) Full() bool {
+	c.full = c.size-c.Used() < c.size/8
+	return c.full
+}
+
+// OnRoom has f called each time that Full is over.
+func (c *Core) OnRoom(f func()) { c.onRoom = append(c.onRoom, f) }
+
+// Submit queues an entry; the frame that it goes into is written after the step.
+func (c *Core) Submit(e *Entry) {
+	if e.Done == nil || e.Stake == nil || e.Stake.partition == nil || e.Size > c.EntryMax() {
+		panic(fmt.Sprintf("BUG: journal %s: entry of %d bytes at offset %d: no Done, not attached, or over %d", c.path, e.Size, e.Base, c.EntryMax()))
+	}
+	c.queue.push(e)
+}
+
+// AfterStep ends a step of the core's loop: all that it brought goes into one frame,
+// unless one is in flight.
+func (c *Core) AfterStep() (again bool) {
+	if c.err != nil {
+		c.refuse()
+		return c.queue.first != nil
+	}
+	c.cut()
+	c.kick()
+	c.kickZero()
+	return false
+}
+
+// kick writes what has queued, when nothing is in flight.
+func (c *Core) kick() {
+	f := &c.frame
+	if f.busy || c.queue.first == nil {
+		return
+	}
+	entries, size := 0, headerSize
+	for e := c.queue.first; e != nil && size+rowSize+e.Size <= len(c.stage); e = e.next {
+		size += rowSize + e.Size
+		entries++
+	}
+	at, whole := c.head, int64(padded(size))
+	if left := c.size - at%c.size; left < whole {
+		at += left // not in two parts: on from the start of the file
+	}
+	if at+whole-c.tail > c.size {
+		if !c.stalled {
+			c.stalled = true
+			c.stats.Waits++
+		}
+		return // until the cut has made room
+	}
+	c.stalled = false
+	if !c.claim(at, whole) {
+		return // until the zeroes are through
+	}
+	body := headerSize + entries*rowSize
+	for i := range entries {
+		e := c.queue.pop()
+		from := body
+		for _, b := range e.Bufs {
+			body += copy(c.stage[body:size], b)
+		}
+		if body-from != e.Size {
+			panic(fmt.Sprintf("BUG: journal %s: entry of %d bytes has %d, at offset %d", c.path, e.Size, body-from, e.Base))
+		}
+		putRow(c.stage[headerSize+i*rowSize:], e, c.stage[from:body])
+		c.hold(e, at)
+		c.flight.push(e)
+	}
+	clear(c.stage[size:whole])
+	putHeader(c.stage, c.id, c.gen, header{at: at, prev: c.prev, start: c.tail, entries: entries, size: size})
+	f.busy, f.at, f.size, f.began = true, at, int(whole), c.io.Now()
+	c.head, c.prev = at+whole, at
+	c.stats.Entries += uint64(entries)
+	f.write(0)
+}
+
+// hold notes what e's partition needs from the frame at a position on.
+func (c *Core) hold(e *Entry, at int64) {
+	s := e.Stake
+	if s.first < 0 {
+		s.first = at
+	} else if c.cutting && s.later < 0 {
+		s.later = at
+	}
+	s.last = e.End
+}
+
+// write writes the frame from byte `from` on.
+func (f *frameOp) write(from int) {
+	c := f.core
+	f.Op = ring.Op{Code: ring.Write, Flags: ring.DSync, FD: c.fd, Buf: c.stage[from:f.size], Off: f.at%c.size + int64(from), Done: f}
+	c.io.Submit(&f.Op)
+}
+
+// Complete tells the owners of the frame's entries.
+func (f *frameOp) Complete(op *ring.Op) {
+	c := f.core
+	if n := int(op.Result); n > 0 && n < len(op.Buf) {
+		// Short: the rest, from a whole block on.
+		f.write((f.size - len(op.Buf) + n) &^ (blockSize - 1))
+		return
+	}
+	f.busy = false
+	if err := op.Error(); err != nil {
+		c.fail(fmt.Errorf("%s: write of %d bytes at %d: %w", c.path, f.size, f.at%c.size, err))
+	} else if op.Result == 0 {
+		c.fail(fmt.Errorf("%s: write of %d bytes at %d: nothing was written", c.path, f.size, f.at%c.size))
+	}
+	c.stats.Frames++
+	c.stats.Bytes += uint64(f.size)
+	if c.stats.Write != nil {
+		c.stats.Write(c.io.Now() - f.began)
+	}
+	done := c.flight
+	c.flight = queue{}
+	for e := done.pop(); e != nil; e = done.pop() {
+		e.Done.Durable(e, c.err)
+	}
+}
+
+func (c *Core) fail(err error) {
+	if c.err == nil {
+		c.err = err
+	}
+}
+
+// refuse answers everything that has queued with the first error.
+func (c *Core) refuse() {
+	waiting := c.queue
+	c.queue = queue{}
+	for e := waiting.pop(); e != nil; e = waiting.pop() {
+		e.Done.Durable(e, c.err)
+	}
+}
+
+// claim says whether a frame may be written there: the first time round, not where
+// zeroes are on their way.
+func (c *Core) claim(at, n int64) bool {
+	end := at + n
+	if end <= c.zeroed || c.zeroed >= c.size {
+		return true
+	}
+	if c.zero.busy {
+		return false
+	}
+	c.zeroed = min(end, c.size)
+	return true
+}
+
+// kickZero keeps the blocks ahead zeroed, the first time round.
+func (c *Core) kickZero() {
+	z := &c.zero
+	if z.busy || c.zeroed >= c.size || c.zeroed-c.head >= zeroAhead {
+		return
+	}
+	n := min(int64(len(c.zeroes)), c.size-c.zeroed)
+	z.busy = true
+	z.Op = ring.Op{Code: ring.Write, FD: c.fd, Buf: c.zeroes[:n], Off: c.zeroed, Done: z}
+	c.io.Submit(&z.Op)
+}
+
+// Complete goes on. A failed one ends the zeroing: it is for speed only, and a
+// device that is broken will say so to a frame too.
+func (z *zeroOp) Complete(op *ring.Op) {
+	c := z.core
+	z.busy = false
+	if op.Result <= 0 {
+		c.zeroed = c.size
+		return
+	}
+	c.zeroed += int64(op.Result) &^ (blockSize - 1)
+	if op.Result < blockSize {
+		c.zeroed = c.size
+	}
+}
+
+var _ Journal = (*Core)(nil)
