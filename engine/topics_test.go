@@ -154,6 +154,34 @@ func TestRefusedTopics(t *testing.T) {
 	}
 }
 
+// Names that differ only in '.' and '_' cannot be both, however they are asked for.
+func TestCollidingNames(t *testing.T) {
+	r := start(t, "posix", 2)
+	r.topic("a.b_c", 1)
+	c := r.dial()
+	q := kmsg.NewPtrCreateTopicsRequest()
+	q.Version = 7
+	for _, name := range []string{"a_b.c", "a_b_c", "a.b_d", "new.one", "new_one"} {
+		topic := kmsg.NewCreateTopicsRequestTopic()
+		topic.Topic, topic.NumPartitions, topic.ReplicationFactor = name, 1, 1
+		q.Topics = append(q.Topics, topic)
+	}
+	for i, a := range c.do(q).(*kmsg.CreateTopicsResponse).Topics {
+		want := []int16{wire.InvalidTopicException, wire.InvalidTopicException, 0, 0, wire.InvalidTopicException}[i]
+		if a.ErrorCode != want || want != 0 && !strings.Contains(deref(a.ErrorMessage), []string{"a.b_c", "a.b_c", "", "", "new.one"}[i]) {
+			t.Errorf("%s: %d %s", a.Topic, a.ErrorCode, deref(a.ErrorMessage))
+		}
+	}
+	for _, a := range c.metadataOf(true, "a_b_c", "new_one") {
+		if a.ErrorCode != wire.InvalidTopicException {
+			t.Errorf("auto creation of %s: %+v", *a.Topic, a)
+		}
+	}
+	if a := c.metadataOf(true, "a.b_c")[0]; a.ErrorCode != 0 {
+		t.Errorf("the topic itself: %+v", a)
+	}
+}
+
 // The values that clients set are cleaned before anybody computes with them.
 func TestConfigsAreCleaned(t *testing.T) {
 	r := start(t, "posix", 1)
