@@ -15,6 +15,15 @@ import (
 // this to net.core.somaxconn. Beyond it clients retry their SYN.
 const backlog = 4096
 
+// A peer that vanished without a word (its machine lost power, a router forgot it) is
+// asked after keepIdle of silence, then every keepInterval, and given up after keepCount
+// questions: within four minutes, seconds. Kafka leaves the kernel's two hours.
+const (
+	keepIdle     = 120
+	keepInterval = 30
+	keepCount    = 4
+)
+
 // Listen with exclusive has no window in which two brokers get the same port.
 // The socket binds and listens before it sets SO_REUSEPORT, and listen(2)
 // without it fails while anybody listens on an overlapping address. Setting it
@@ -70,6 +79,17 @@ func bindAndListen(fd int, at netip.AddrPort, dual, exclusive bool) error {
 	share := func() error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1) }
 	if !exclusive {
 		if err := share(); err != nil {
+			return err
+		}
+	}
+	// Accepted sockets inherit these from their listener: no call for each of them.
+	for _, o := range []struct{ level, name, value int }{
+		{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
+		{unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, keepIdle},
+		{unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, keepInterval},
+		{unix.IPPROTO_TCP, unix.TCP_KEEPCNT, keepCount},
+	} {
+		if err := unix.SetsockoptInt(fd, o.level, o.name, o.value); err != nil {
 			return err
 		}
 	}
