@@ -55,6 +55,7 @@ type Broker struct {
 	listeners []ring.FD
 	addr      netip.AddrPort
 	open      atomic.Int64 // connections
+	openMax   int64        // see LimitConnections
 	ready     atomic.Bool
 
 	edge    sync.RWMutex  // held by who posts to the cores from the edge
@@ -71,7 +72,7 @@ const checkpointEvery = 30e9
 // blocks; nothing runs yet. When it returns an error nothing is left open.
 func Open(cfg Config) (_ *Broker, err error) {
 	set := cfg.Set
-	b := &Broker{cfg: cfg, stopped: make(chan struct{}), shared: &api.Shared{NodeID: int32(set.Int("node.id")), Log: cfg.Log}}
+	b := &Broker{cfg: cfg, stopped: make(chan struct{}), openMax: set.Int("max.connections"), shared: &api.Shared{NodeID: int32(set.Int("node.id")), Log: cfg.Log}}
 	b.shared.Config.Store(set)
 	b.shared.FetchMax = int(set.Int("fetch.max.bytes"))
 	path := set.String("log.dirs")
@@ -186,6 +187,14 @@ func (b *Broker) Setup(core int, io ring.IO) {
 	l.AfterStep(c.AfterStep)
 }
 
+// LimitConnections holds connections below max.connections: to what descriptors are left
+// for them. Before Start.
+func (b *Broker) LimitConnections(n int64) {
+	if b.openMax == 0 || n < b.openMax {
+		b.openMax = n
+	}
+}
+
 // serve begins to accept on a core. On the core.
 func (b *Broker) serve(c *api.Core) {
 	set := b.cfg.Set
@@ -193,7 +202,7 @@ func (b *Broker) serve(c *api.Core) {
 		FrameMax: int(set.Int("socket.request.max.bytes")),
 		InFlight: int(set.Int("max.inflight.requests")),
 		IdleMax:  set.Int("connections.max.idle.ms") * 1e6,
-		ConnMax:  set.Int("max.connections"),
+		ConnMax:  b.openMax,
 		// Unsent replies look into the tail: they must not hold most of it.
 		UnsentMax: int(set.Int("tail.bytes") / 4),
 		Open:      &b.open,

@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -178,6 +179,13 @@ func serve(set *config.Broker) error {
 	if err != nil {
 		return err
 	}
+	if limit, inUse, ok := descriptors(); ok {
+		n := connectionsMax(limit, inUse)
+		if most := set.Int("max.connections"); n < most {
+			logf("connections: %d at most, fewer than max.connections=%d: of %d descriptors (RLIMIT_NOFILE) %d are in use and %d are kept for segments", n, most, limit, inUse, limit-inUse-n)
+		}
+		b.LimitConnections(n)
+	}
 	report, took := b.Report()
 	for _, line := range strings.Split(strings.TrimSpace(report.String()), "\n") {
 		logf("recovery: %s", strings.TrimSpace(line))
@@ -264,4 +272,25 @@ func raiseFileLimit() {
 		l.Cur = l.Max
 		unix.Setrlimit(unix.RLIMIT_NOFILE, &l)
 	}
+}
+
+// descriptors are how many this process may open, and how many it has open. Not ok
+// where the kernel does not say.
+func descriptors() (limit, inUse int64, ok bool) {
+	var l unix.Rlimit
+	open, err := os.ReadDir("/proc/self/fd")
+	if err != nil || unix.Getrlimit(unix.RLIMIT_NOFILE, &l) != nil {
+		return 0, 0, false
+	}
+	return int64(min(l.Cur, math.MaxInt64)), int64(len(open)), true
+}
+
+// segmentDescriptors is how many descriptors are kept for segments that are still to be
+// opened, where there are twice as many; connections must not keep a log from rolling.
+const segmentDescriptors = 1 << 16
+
+// connectionsMax is how many connections the descriptors that are left allow.
+func connectionsMax(limit, inUse int64) int64 {
+	left := max(limit-inUse, 2)
+	return left - min(left/2, segmentDescriptors)
 }
