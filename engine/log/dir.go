@@ -90,10 +90,18 @@ func (r *RecoveryReport) String() string {
 	}
 	fmt.Fprintf(&b, "%s: %d logs %s in %.1f ms: %d bytes checked, %d cut, %d logs damaged\n",
 		r.Path, len(r.Logs), how, float64(r.Nanos)/1e6, checked, cut, damaged)
+	whole, rebuilt := 0, 0
 	for i := range r.Logs {
-		if l := &r.Logs[i]; !l.Clean || l.Damage != nil || len(l.Mended) > 0 {
+		switch l := &r.Logs[i]; {
+		case l.eventful():
 			fmt.Fprintf(&b, "  %s\n", l)
+		case !l.Clean:
+			whole++
+			rebuilt += l.Rebuilt
 		}
+	}
+	if whole > 0 {
+		fmt.Fprintf(&b, "  %d logs were whole, %d indexes of them made again\n", whole, rebuilt)
 	}
 	for _, name := range r.Removed {
 		fmt.Fprintf(&b, "  %s: removed\n", name)
@@ -102,6 +110,12 @@ func (r *RecoveryReport) String() string {
 		fmt.Fprintf(&b, "  %s: not a partition's, left alone\n", name)
 	}
 	return b.String()
+}
+
+// eventful says that recovery found more than what a crash leaves of any log: indexes
+// that were made again, which every active segment has then.
+func (r *LogReport) eventful() bool {
+	return r.Damage != nil || r.CutAt != "" || r.Cut > 0 || len(r.Mended) > 0 || r.Replayed > 0
 }
 
 // OpenDir opens a log directory, making it if need be, and recovers every partition
