@@ -5,10 +5,13 @@ import java.net.InetSocketAddress;
 import java.net.ServerSocket;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.List;
 import java.util.Map;
 import java.util.Properties;
 import java.util.concurrent.TimeUnit;
 import org.apache.kafka.clients.admin.Admin;
+import org.apache.kafka.clients.admin.CreateTopicsOptions;
+import org.apache.kafka.clients.admin.NewTopic;
 import org.apache.kafka.common.Uuid;
 
 /**
@@ -72,9 +75,11 @@ public class StandIn {
         kafka.Kafka.main(new String[] {file.toString()});
     }
 
+    // A topic could be made now: the broker answers before it has found its controller, and then drops who asks for one.
     private static boolean answers(String bootstrap) {
-        try (Admin client = Admin.create(Map.<String, Object>of("bootstrap.servers", bootstrap, "default.api.timeout.ms", 1000, "request.timeout.ms", 500))) {
-            return !client.describeCluster().nodes().get(1, TimeUnit.SECONDS).isEmpty();
+        try (Admin client = Admin.create(Map.<String, Object>of("bootstrap.servers", bootstrap, "default.api.timeout.ms", 3000, "request.timeout.ms", 1500))) {
+            client.createTopics(List.of(new NewTopic("ready", 1, (short) 1)), new CreateTopicsOptions().validateOnly(true)).all().get(3, TimeUnit.SECONDS);
+            return true;
         } catch (Exception e) {
             return false;
         }
