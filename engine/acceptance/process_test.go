@@ -1,13 +1,18 @@
 package acceptance_test
 
 import (
+	"fmt"
 	"io"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
 )
 
 // What keeps a broker from starting ends it with a code that is not 0 and a line that names the culprit.
@@ -85,22 +90,65 @@ func TestRefusesToStart(t *testing.T) {
 	}
 }
 
-// After SIGTERM the next start recovers nothing, and nothing is lost.
+// After SIGTERM indexes have no room left over, the next start looks only at what the
+// last index entry does not cover, cuts and mends nothing, and nothing is lost.
 func TestCleanRestart(t *testing.T) {
 	eachBackend(t, func(t *testing.T, backend string) {
 		b := startBroker(t, backend)
-		topic := b.topic(t, 2)
-		sent := numbered("v", 1000)
-		b.produce(t, topic, 1, sent...)
+		const indexInterval, batchMax = 4096, 16 << 10
+		topic := b.topic(t, 2, "segment.bytes=1048576", fmt.Sprintf("index.interval.bytes=%d", indexInterval))
+		sent := numbered(strings.Repeat("v", 2000), 1000) // two segments
+		c := b.client(t, kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerBatchCompression(kgo.NoCompression()), kgo.ProducerBatchMaxBytes(batchMax))
+		for _, value := range sent {
+			c.Produce(timeout(t), &kgo.Record{Topic: topic, Partition: 1, Value: []byte(value)}, func(_ *kgo.Record, err error) {
+				if err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		must(t, c.Flush(timeout(t)))
 		group := unique(t)
 		member := b.join(t, group, topic)
 		eventually(t, waitTimeout, "all records", func() bool { return member.count() == len(sent) })
 		member.leave(t)
-		before := len(b.log.String())
+		preallocated := indexSizes(t, filepath.Join(b.dir, topic+"-1"))
+		if !slices.Contains(slices.Collect(maps.Values(preallocated)), 10<<20) {
+			t.Fatalf("the active index of a broker that runs is of 10 MiB, yet they are %v", preallocated)
+		}
 		b.stop(t)
-		b.start(t)
-		if said := strings.ToLower(b.log.String()[before:]); !standIn() && strings.Contains(said, "torn") {
-			t.Fatalf("a clean restart found something torn:\n%s", said)
+
+		size := int64(0)
+		logs, err := filepath.Glob(filepath.Join(b.dir, topic+"-1", "*.log"))
+		must(t, err)
+		if len(logs) < 2 {
+			t.Fatalf("segments %v, where there should be two", logs)
+		}
+		for _, log := range logs {
+			size += fileSize(t, log)
+		}
+		for file, bytes := range indexSizes(t, filepath.Join(b.dir, topic+"-1")) { // an entry for 4096 bytes of the log, or a few less
+			entry, log := int64(8), strings.TrimSuffix(file, filepath.Ext(file))+".log"
+			if filepath.Ext(file) == ".timeindex" {
+				entry = 12
+			}
+			if most := (fileSize(t, log)/indexInterval + 1) * entry; bytes == 0 || bytes%entry != 0 || bytes > most {
+				t.Fatalf("%s is of %d bytes after a clean stop; entries of %d, at most %d", file, bytes, entry, most)
+			}
+		}
+		for file, bytes := range indexSizes(t, filepath.Join(b.dir, topic+"-0")) { // nothing was ever appended
+			if bytes > 12 {
+				t.Fatalf("%s is of %d bytes after a clean stop", file, bytes)
+			}
+		}
+
+		report := b.startsSaying(t)
+		t.Logf("%d bytes in %d segments; %+v", size, len(logs), report)
+		if !standIn() {
+			// Of each log that has records, two of which matter: its last batches without an index entry.
+			most := int64(2 * (indexInterval + 2*batchMax))
+			if report.how != "opened after a clean stop" || report.cut != 0 || report.damaged != 0 || report.mended || report.checked > most || report.logs < 2 {
+				t.Fatalf("the start after a clean stop: %+v, where at most %d of %d bytes are to be checked", report, most, size)
+			}
 		}
 		equalSlices(t, "records", values(b.readAll(t, topic)[1]), sent)
 		equal(t, "committed offset", b.committed(t, group, topic)[1], 1000)
