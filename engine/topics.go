@@ -79,12 +79,21 @@ func (b *Broker) each(f func(c *api.Core, end func(error)), done func(error)) {
 	b.spread(len(b.cores), func(i int) int { return i }, func(_ int, c *api.Core, end func(error)) { f(c, end) }, done)
 }
 
+// stray is a topic's partitions that no metadata claims. They are kept, as Kafka keeps
+// them: that a topic was deleted cannot be told from metadata that was lost.
+type stray struct {
+	topic      string
+	partitions int
+	path       string // one of their directories
+}
+
 // attachAll gives every partition of the image its log: the recovered one, or a new
 // one where there is none (the broker ended between the store and the disk). What
-// the image does not know is set aside.
+// the image does not know is set aside, and stays.
 func (b *Broker) attachAll(done func(error)) {
 	im := b.shared.Image.Load()
 	found := map[cluster.ID]map[int32]*log.Log{}
+	var strays []stray
 	for _, l := range b.dir.Logs() {
 		id := cluster.ID(l.TopicID())
 		if t := im.ByID[id]; t == nil || t.Name != l.Topic() || int(l.Partition()) >= len(t.Partitions) {
@@ -93,13 +102,22 @@ func (b *Broker) attachAll(done func(error)) {
 				done(fmt.Errorf("%s: %w", l.Path(), err))
 				return
 			}
-			b.cfg.Log("%s-%d is of no topic in the metadata: set aside as %s", l.Topic(), l.Partition(), to)
+			if n := len(strays); n > 0 && strays[n-1].topic == l.Topic() { // logs come by topic
+				strays[n-1].partitions++
+			} else {
+				strays = append(strays, stray{l.Topic(), 1, to})
+			}
 			continue
 		}
 		if found[id] == nil {
 			found[id] = map[int32]*log.Log{}
 		}
 		found[id][l.Partition()] = l
+	}
+	for _, s := range strays {
+		b.cfg.Log("%d partitions of %s are of no topic in the metadata: set aside as %s and the like. "+
+			"They stay until somebody removes them: a broker that was killed while it deleted the topic leaves such, and so does metadata that was lost",
+			s.partitions, s.topic, s.path)
 	}
 	var parts []part
 	for _, name := range im.Names {

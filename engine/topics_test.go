@@ -3,6 +3,7 @@ package engine_test
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -179,6 +180,63 @@ func TestCollidingNames(t *testing.T) {
 	}
 	if a := c.metadataOf(true, "a.b_c")[0]; a.ErrorCode != 0 {
 		t.Errorf("the topic itself: %+v", a)
+	}
+}
+
+// Logs that are still there when their topic is not (the broker was killed while it
+// deleted the topic) are set aside with their records, and every start says so. A new
+// topic of that name has nothing to do with them.
+func TestStrays(t *testing.T) {
+	r := start(t, "posix", 2)
+	r.topic("t", 2)
+	r.topic("stays", 1)
+	for _, p := range r.dial().put("t", map[int32][]byte{0: batch(3, 10), 1: batch(3, 10)}) {
+		if p.ErrorCode != 0 {
+			t.Fatalf("%+v", p)
+		}
+	}
+	r.close()
+	aside, wrote := t.TempDir(), map[string]string{}
+	for _, name := range []string{"t-0", "t-1"} {
+		r.must(os.CopyFS(filepath.Join(aside, name), os.DirFS(filepath.Join(r.dir, name))))
+		b, err := os.ReadFile(filepath.Join(aside, name, "00000000000000000000.log"))
+		r.must(err)
+		wrote[name] = string(b)
+	}
+	r.open()
+	remove := kmsg.NewPtrDeleteTopicsRequest()
+	remove.Version, remove.TopicNames = 5, []string{"t"}
+	if a := r.dial().do(remove).(*kmsg.DeleteTopicsResponse).Topics; a[0].ErrorCode != 0 {
+		t.Fatalf("%+v", a)
+	}
+	r.close()
+	for name := range wrote { // as if the crash had come before the logs went
+		r.must(os.RemoveAll(filepath.Join(r.dir, name)))
+		r.must(os.CopyFS(filepath.Join(r.dir, name), os.DirFS(filepath.Join(aside, name))))
+	}
+	r.open()
+	if !r.logged("2 partitions of t are of no topic", "-stray", "stay until somebody removes them") {
+		t.Errorf("the log: %q", r.lines)
+	}
+	r.topic("t", 1)
+	if end := r.Shared().Routes.Load().ByName["t"].Partitions[0].Published.LogEnd.Load(); end != 0 {
+		t.Errorf("the new topic begins at %d", end)
+	}
+	r.restart()
+	strays, err := filepath.Glob(filepath.Join(r.dir, "t-?.*-stray"))
+	r.must(err)
+	if len(strays) != 2 {
+		t.Fatalf("strays: %q", strays)
+	}
+	for _, dir := range strays {
+		b, err := os.ReadFile(filepath.Join(dir, "00000000000000000000.log"))
+		r.must(err)
+		if name, _, _ := strings.Cut(filepath.Base(dir), "."); string(b) != wrote[name] || len(b) == 0 {
+			t.Errorf("%s: %d bytes, %d were written", dir, len(b), len(wrote[name]))
+		}
+	}
+	if report, _ := r.Report(); !strings.Contains(report.String(), "2 directories were set aside by an earlier start and stay until somebody removes them: t-0.") {
+		t.Errorf("the report: %v", report)
 	}
 }
 

@@ -106,10 +106,26 @@ func (r *RecoveryReport) String() string {
 	for _, name := range r.Removed {
 		fmt.Fprintf(&b, "  %s: removed\n", name)
 	}
+	var strays []string
 	for _, name := range r.Ignored {
-		fmt.Fprintf(&b, "  %s: not a partition's, left alone\n", name)
+		if strings.HasSuffix(name, suffixStray) {
+			strays = append(strays, name)
+		} else {
+			fmt.Fprintf(&b, "  %s: not a partition's, left alone\n", name)
+		}
+	}
+	if n := len(strays); n > 0 {
+		fmt.Fprintf(&b, "  %d directories were set aside by an earlier start and stay until somebody removes them: %s\n", n, strings.Join(strays[:min(n, 3)], ", ")+more(n-3))
 	}
 	return b.String()
+}
+
+// more stands for n names that are not listed.
+func more(n int) string {
+	if n <= 0 {
+		return ""
+	}
+	return fmt.Sprintf(" and %d more", n)
 }
 
 // eventful says that recovery found more than what a crash leaves of any log: indexes

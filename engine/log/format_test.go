@@ -191,7 +191,7 @@ func TestForeignDirectory(t *testing.T) {
 	if l.Incarnation() == 0 {
 		t.Error("no incarnation")
 	}
-	for _, want := range []string{"1 logs opened after a clean stop", "gone-3.0123456789abcdef-delete: removed", "x-0-stray: not a partition's, left alone"} {
+	for _, want := range []string{"1 logs opened after a clean stop", "gone-3.0123456789abcdef-delete: removed", "1 directories were set aside by an earlier start and stay until somebody removes them: x-0-stray"} {
 		if !strings.Contains(r.report.String(), want) {
 			t.Errorf("the report lacks %q:\n%v", want, r.report)
 		}

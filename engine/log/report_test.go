@@ -30,6 +30,12 @@ func TestReportFolds(t *testing.T) {
 			t.Errorf("line %d: %q, want %q", i, lines[i], want)
 		}
 	}
+	r = &RecoveryReport{Ignored: []string{"a-0.1-stray", "mine", "a-1.2-stray", "a-2.3-stray", "a-3.4-stray", "b-0.5-stray"}}
+	for _, want := range []string{"  mine: not a partition's, left alone\n", "  5 directories were set aside by an earlier start and stay until somebody removes them: a-0.1-stray, a-1.2-stray, a-2.3-stray and 2 more\n"} {
+		if text := r.String(); !strings.Contains(text, want) {
+			t.Errorf("%q is missing in:\n%s", want, text)
+		}
+	}
 	clean := &RecoveryReport{Path: "/data", Clean: true, Logs: []LogReport{
 		{Topic: "quiet", Clean: true}, {Topic: "mended", Clean: true, Mended: []string{"00000000000000000000.index"}},
 	}}

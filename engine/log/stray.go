@@ -10,7 +10,8 @@ const suffixStray = "-stray"
 
 // SetAside renames the directory of a log that no topic claims to
 // <topic>-<partition>.<uuid>-stray, durably, and returns the new path. Its records
-// stay; later starts leave it alone. Only before Attach.
+// stay, as in Kafka, for somebody to look at and remove; later starts only count it
+// (RecoveryReport). Only before Attach.
 func (d *Dir) SetAside(l *Log) (string, error) {
 	if l.core != nil {
 		panic(fmt.Sprintf("BUG: log %s-%d: set aside while attached", l.topic, l.partition))
