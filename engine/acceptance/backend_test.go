@@ -106,12 +106,13 @@ func (b *broker) launchAs(t *testing.T, binary string, filter bool) {
 	b.proc = &process{cmd: cmd, done: make(chan struct{})}
 	started := make(chan error)
 	go func() {
-		// The filter is this thread's and for good, and the child has it from the thread
-		// that forks it. The thread is never unlocked, so it ends with the goroutine; it
-		// must not end before the child, which it would take along (Pdeathsig).
-		runtime.LockOSThread()
+		// The filter is this thread's and for good, and the child has it from the thread that
+		// forks it. The thread is of no other use, and must not end either: with it would end
+		// the children that it has started before, which are any test's (Pdeathsig).
 		err := error(nil)
 		if filter {
+			runtime.LockOSThread()
+			defer func() { select {} }()
 			err = refuseRing()
 		}
 		if err == nil {
