@@ -2,12 +2,15 @@ package bench
 
 import (
 	"bytes"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestParseProduce(t *testing.T) {
@@ -49,11 +52,26 @@ func TestMainUsage(t *testing.T) {
 	}
 }
 
-func TestMainUnreachableBroker(t *testing.T) {
-	address, err := freeAddress()
+// silentAddress is a port that is taken, so that nobody else gets it, and on which nobody listens.
+func silentAddress(t *testing.T) string {
+	t.Helper()
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { unix.Close(fd) })
+	if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		t.Fatal(err)
+	}
+	at, err := unix.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf("127.0.0.1:%d", at.(*unix.SockaddrInet4).Port)
+}
+
+func TestMainUnreachableBroker(t *testing.T) {
+	address := silentAddress(t)
 	path := filepath.Join(t.TempDir(), "out.json")
 	p, err := parseProduce([]string{"--bootstrap-server", address, "--out", path}, io.Discard)
 	if err != nil {

@@ -28,21 +28,32 @@ func TestAcrossCores(t *testing.T) {
 	})
 }
 
-// A fetch waits as long as it says, on every core, though nothing happens there.
+// A fetch waits as long as it says, on every core, though nothing happens there. Who is
+// late only because the machine is busy is asked again.
 func TestMaxWait(t *testing.T) {
 	eachBackend(t, func(t *testing.T, backend string) {
 		r := start(t, backend, 2)
 		r.topic("t", 2)
 		c := r.dial()
 		for p := range int32(2) {
-			begin := time.Now()
-			a := c.get(fetch("t", 150, 1, map[int32]int64{p: 0}))
-			if took := time.Since(begin); took < 150*time.Millisecond || took > 2*time.Second || len(a[0].RecordBatches) != 0 {
-				t.Fatalf("partition %d: %v for a wait of 150 ms", p, took)
+			for try := 1; ; try++ {
+				begin := time.Now()
+				a := c.get(fetch("t", 150, 1, map[int32]int64{p: 0}))
+				took := time.Since(begin)
+				if took < 150*time.Millisecond || took > 2*time.Second && try == 5 || len(a[0].RecordBatches) != 0 {
+					t.Fatalf("partition %d: %v for a wait of 150 ms", p, took)
+				}
+				if took <= 2*time.Second {
+					break
+				}
 			}
 		}
 	})
 }
+
+// forever is a wait that outlasts the client's patience: a fetch that is answered was
+// not answered because its time was up.
+const forever = 600000
 
 // A waiting fetch is answered by a produce, whichever core it arrives at.
 func TestLongPoll(t *testing.T) {
@@ -53,22 +64,18 @@ func TestLongPoll(t *testing.T) {
 		offsets := map[int32]int64{0: 0, 1: 0}
 		for i := range 20 {
 			p := int32(i % 2)
-			q := fetch("t", 15000, 1, offsets)
+			q := fetch("t", forever, 1, offsets)
 			waiter.send(q)
-			begin := time.Now()
 			if a := producer.put("t", map[int32][]byte{p: batch(1, 10)}); a[0].ErrorCode != 0 {
 				t.Fatalf("produce: %+v", a)
 			}
 			waiter.r.Helper()
-			b, err := waiter.frame()
+			_, err := waiter.frame()
 			r.must(err)
-			if took := time.Since(begin); took > 5*time.Second {
-				t.Fatalf("answered after %v with %d bytes", took, len(b))
-			}
 			offsets[p]++
 		}
 		// Many bytes are waited for until they are there.
-		q := fetch("t", 15000, 5000, offsets)
+		q := fetch("t", forever, 5000, offsets)
 		waiter.send(q)
 		for range 6 {
 			producer.put("t", map[int32][]byte{0: batch(1, 1000)})
@@ -97,7 +104,7 @@ func TestFetchEndsWithItsConnection(t *testing.T) {
 		}
 		begin := time.Now()
 		r.close() // every read has to be given back
-		if took := time.Since(begin); took > 5*time.Second {
+		if took := time.Since(begin); took > patience {
 			t.Fatalf("closing took %v", took)
 		}
 	})
@@ -114,7 +121,7 @@ func TestCloseWithLongPolls(t *testing.T) {
 		r.until("the fetch arrives", func() bool { return r.requests(wire.KeyFetch) > 0 })
 		begin := time.Now()
 		r.close()
-		if took := time.Since(begin); took > 5*time.Second {
+		if took := time.Since(begin); took > patience {
 			t.Fatalf("closing took %v", took)
 		}
 		if err := c.closed(); err != nil {
@@ -177,7 +184,7 @@ func TestFetchManyPartitions(t *testing.T) {
 			offsets[p] = 0
 		}
 		for round := range int64(3) {
-			q := fetch("t", 10000, 3*70, offsets)
+			q := fetch("t", forever, 3*70, offsets)
 			c.send(q)
 			for p := int32(7); p < n; p += 50 {
 				if a := producer.put("t", map[int32][]byte{p: batch(1, 10)}); a[0].ErrorCode != 0 {
@@ -270,13 +277,12 @@ func TestFetchErrors(t *testing.T) {
 			r.restart() // a start is a new epoch
 			c = r.dial()
 		}
-		q := fetch("t", 10000, 1, map[int32]int64{0: 0})
+		q := fetch("t", forever, 1, map[int32]int64{0: 0}) // none of them waits
 		q.Topics[0].TopicID, q.Version = id, x.version
 		x.change(q)
-		begin := time.Now()
 		a := c.get(q)[0]
-		if a.ErrorCode != x.code || time.Since(begin) > 5*time.Second {
-			t.Errorf("%s: error %d after %v", x.name, a.ErrorCode, time.Since(begin))
+		if a.ErrorCode != x.code {
+			t.Errorf("%s: error %d", x.name, a.ErrorCode)
 		}
 		if x.code == 0 && (records(t, a.RecordBatches) != 5 || a.LastStableOffset != 5) {
 			t.Errorf("%s: %+v", x.name, a)
@@ -289,10 +295,9 @@ func TestFetchErrors(t *testing.T) {
 		t.Errorf("after %v: %+v", time.Since(begin), a)
 	}
 	// Nor is there anything to wait for where nothing is asked.
-	q.Topics, q.MaxWaitMillis = nil, 10000
-	begin = time.Now()
-	if a := c.get(q); len(a) != 0 || time.Since(begin) > 5*time.Second {
-		t.Errorf("nothing: %+v after %v", a, time.Since(begin))
+	q.Topics, q.MaxWaitMillis = nil, forever
+	if a := c.get(q); len(a) != 0 {
+		t.Errorf("nothing: %+v", a)
 	}
 	q = fetch("t", 0, 1, map[int32]int64{0: 0})
 	q.SessionID, q.SessionEpoch = 17, 3
@@ -316,15 +321,11 @@ func TestProduceBesideManyLongPolls(t *testing.T) {
 		}
 		r.until("the fetches arrive", func() bool { return r.requests(wire.KeyFetch) == 16*240 })
 		for range 10 {
-			begin := time.Now()
-			c := r.dial()
+			c := r.dial() // its patience is shorter than the fetches' wait
 			for _, a := range c.put("t", map[int32][]byte{0: batch(1, 10), 1: batch(1, 10)}) {
 				if a.ErrorCode != 0 {
 					t.Fatalf("produce: %+v", a)
 				}
-			}
-			if took := time.Since(begin); took > 3*time.Second {
-				t.Fatalf("a produce took %v", took)
 			}
 		}
 	})
@@ -345,7 +346,9 @@ func TestConsumerThatDoesNotRead(t *testing.T) {
 			}
 		}
 	}
+	begin := time.Now()
 	fill(28) // 28 MB: what the memory holds
+	undisturbed := time.Since(begin)
 	for range 4 {
 		q := fetch("t", 0, 1, map[int32]int64{0: 0, 1: 0})
 		for i := range q.Topics[0].Partitions {
@@ -356,9 +359,11 @@ func TestConsumerThatDoesNotRead(t *testing.T) {
 			lazy.send(q)
 		}
 	}
-	begin := time.Now()
+	// Until they have been closed, and what it takes this machine to write so much, today.
+	bound := 30*time.Second + 20*undisturbed
+	begin = time.Now()
 	fill(80)
-	if took := time.Since(begin); took > 15*time.Second {
-		t.Fatalf("80 MB took %v", took)
+	if took := time.Since(begin); took > bound {
+		t.Fatalf("80 MB took %v, and 28 MB before them %v", took, undisturbed)
 	}
 }

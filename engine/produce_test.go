@@ -5,7 +5,6 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"github.com/millrace/millrace/engine/record"
 	"github.com/millrace/millrace/engine/wire"
@@ -255,13 +254,12 @@ func TestDeleteTopicWhileWaiting(t *testing.T) {
 			producers = append(producers, p)
 		}
 		consumer := r.dial()
-		poll := fetch("t", 15000, 1<<20, map[int32]int64{0: 0, 1: 0})
+		poll := fetch("t", forever, 1<<20, map[int32]int64{0: 0, 1: 0})
 		consumer.send(poll)
 		r.until("the fetch arrives", func() bool { return r.requests(wire.KeyFetch) > 0 })
 
 		q := kmsg.NewPtrDeleteTopicsRequest()
 		q.Version, q.TopicNames = 5, []string{"t"}
-		begin := time.Now()
 		if a := c.do(q).(*kmsg.DeleteTopicsResponse).Topics[0]; a.ErrorCode != 0 {
 			t.Fatalf("delete: %+v", a)
 		}
@@ -276,9 +274,6 @@ func TestDeleteTopicWhileWaiting(t *testing.T) {
 			if a.ErrorCode != 0 && a.ErrorCode != wire.UnknownTopicOrPartition {
 				t.Fatalf("consumer: %+v", a)
 			}
-		}
-		if took := time.Since(begin); took > 10*time.Second {
-			t.Fatalf("all that took %v", took)
 		}
 		r.topic("t", 2)
 		for _, a := range c.put("t", both) {

@@ -261,7 +261,7 @@ func (b *serve) run(t *testing.T, r role) (m measured) {
 // as few descriptors as an idle one.
 func (b *serve) settle(t *testing.T) {
 	t.Helper()
-	for giveUp := time.Now().Add(30 * time.Second); ; {
+	for giveUp := time.Now().Add(time.Minute); ; {
 		fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", b.cmd.Process.Pid))
 		if err != nil {
 			t.Fatal(err)

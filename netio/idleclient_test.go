@@ -220,7 +220,7 @@ func busy(r role) error {
 		c.due = append(c.due, 0)
 		c.unsent++
 	}
-	giveUp := io.Stamp() + int64(30*time.Second)
+	giveUp := io.Stamp() + int64(time.Minute)
 	for !l.quiet() {
 		if io.Wait(giveUp); l.err != nil || io.Now() >= giveUp {
 			return errors.Join(errors.New("the first requests were not answered"), l.err)
@@ -242,12 +242,13 @@ func (l *load) quiet() bool {
 	return true
 }
 
-// run sends for some seconds, and waits a little for the last replies.
+// run sends for some seconds, and waits for the last replies: who comes late on a
+// busy machine is slow, and who does not come is lost.
 func (l *load) run(seconds float64) {
 	total := int(seconds * 1e9 / l.interval)
 	l.began = l.io.Stamp()
 	due := func(n int) int64 { return l.began + int64(float64(n)*l.interval) }
-	end := due(total) + int64(2*time.Second)
+	end := due(total) + int64(time.Minute)
 	for l.err == nil && l.io.Now() < end && !(l.requests == total && l.quiet()) {
 		until := end
 		for l.requests < total {

@@ -159,7 +159,7 @@ func (r *rig) finishStep() {
 // until drives until done.
 func (r *rig) until(what string, done func() bool) {
 	r.Helper()
-	giveUp := r.io.Stamp() + int64(20*time.Second)
+	giveUp := r.io.Stamp() + int64(2*time.Minute)
 	if r.world != nil {
 		giveUp = r.world.Now() + int64(2*time.Hour)
 	}

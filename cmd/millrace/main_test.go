@@ -3,11 +3,11 @@ package main
 import (
 	"bytes"
 	"fmt"
-	"net"
 	"strings"
 	"testing"
 
 	"github.com/twmb/franz-go/pkg/kerr"
+	"golang.org/x/sys/unix"
 )
 
 // invoke runs a command line in this process.
@@ -144,12 +144,20 @@ func TestOperandsAndFlagsMix(t *testing.T) {
 }
 
 func TestNoBroker(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	// A port that is taken, so that nobody else gets it, and on which nobody listens.
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	addr := l.Addr().String()
-	l.Close()
+	defer unix.Close(fd)
+	if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		t.Fatal(err)
+	}
+	at, err := unix.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := fmt.Sprintf("127.0.0.1:%d", at.(*unix.SockaddrInet4).Port)
 	code, _, errOut := invoke("topic", "list", "-b", addr)
 	if want := "millrace: topic list: no broker at " + addr; code != 1 || !strings.HasPrefix(errOut, want) || strings.Count(errOut, "\n") != 1 {
 		t.Errorf("exit code %d, error %q, want 1 and %q in one line", code, errOut, want)

@@ -276,7 +276,9 @@ func badBombs(t *testing.T, b *broker) {
 	}
 	equal(t, "bombs that were stored", len(b.readAll(t, topic)[0]), 0)
 	b.healthy(t)
-	if grown := residentBytes(t, b) - before; grown > 256<<20 { // the claims add up to gigabytes
+	// The claims add up to gigabytes. What is decompressed as far as it may be takes 190 MiB, twice where the
+	// collector is late; the smallest bomb as a whole takes more than 500.
+	if grown := residentBytes(t, b) - before; grown > 400<<20 {
 		t.Fatalf("the broker grew by %d MiB", grown>>20)
 	}
 }

@@ -27,9 +27,10 @@ import (
 )
 
 const (
-	readyTimeout = 60 * time.Second // Apache Kafka needs 5 s on two busy cores
-	stopTimeout  = 30 * time.Second
-	waitTimeout  = 45 * time.Second // what a condition may take
+	// Long, for a machine that others use too: what never happens is what fails.
+	readyTimeout = 120 * time.Second // Apache Kafka needs 5 s on two busy cores
+	stopTimeout  = 60 * time.Second
+	waitTimeout  = 120 * time.Second // what a condition may take
 	pollInterval = 20 * time.Millisecond
 )
 
@@ -214,7 +215,7 @@ type process struct {
 func startProcess(t *testing.T, cmd *exec.Cmd) *process {
 	t.Helper()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	cmd.WaitDelay = time.Second
+	cmd.WaitDelay = 10 * time.Second // for what it has said to be read, on a busy machine
 	must(t, cmd.Start())
 	p := &process{cmd: cmd, done: make(chan struct{})}
 	go func() {
@@ -446,7 +447,10 @@ func standIn() bool { return filepath.Base(brokerBinary()) == "apache-kafka.sh" 
 func runningBroker() string { return os.Getenv("MILLRACE_TEST_BOOTSTRAP") }
 
 // Ports are taken below the kernel's range for outgoing connections, so that none of those gets in the way.
+// Processes begin at different ones: a port is free for a moment before its broker takes it.
 var nextPort atomic.Int32
+
+func init() { nextPort.Store(int32(os.Getpid() % 200)) }
 
 func freeAddress(t testing.TB) string {
 	t.Helper()

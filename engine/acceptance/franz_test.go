@@ -157,19 +157,18 @@ func franzLongPoll(t *testing.T, b *broker) {
 	raw := b.dial(t)
 	start := time.Now()
 	response := ask[*kmsg.FetchResponse](raw, fetchRequest(topic, 0, 1<<20, 1, 700*time.Millisecond))
-	if waited := time.Since(start); waited < 650*time.Millisecond || waited > 10*time.Second {
+	if waited := time.Since(start); waited < 650*time.Millisecond || waited > 30*time.Second {
 		t.Fatalf("an empty fetch of 700 ms took %v", waited)
 	}
 	equal(t, "bytes", len(response.Topics[0].Partitions[0].RecordBatches), 0)
 
-	request := fetchRequest(topic, 0, 1<<20, 1500, 20*time.Second)
-	start = time.Now()
+	request := fetchRequest(topic, 0, 1<<20, 1500, 10*time.Minute) // longer than its answer is waited for
 	raw.send(raw.frame(request))
 	b.produce(t, topic, 0, strings.Repeat("x", 1000))
 	b.produce(t, topic, 0, strings.Repeat("y", 1000))
 	response = answer[*kmsg.FetchResponse](raw, request)
-	if n := len(response.Topics[0].Partitions[0].RecordBatches); n < 2000 || time.Since(start) > 15*time.Second {
-		t.Fatalf("a fetch for at least 1500 bytes got %d after %v", n, time.Since(start))
+	if n := len(response.Topics[0].Partitions[0].RecordBatches); n < 2000 {
+		t.Fatalf("a fetch for at least 1500 bytes got %d", n)
 	}
 }
 

@@ -13,7 +13,7 @@ import (
 // kcat runs kcat against the broker and returns what it prints.
 func kcat(t *testing.T, b *broker, stdin string, args ...string) string {
 	t.Helper()
-	return run(t, stdin, "kcat", append([]string{"-b", b.bootstrap, "-m", "30"}, args...)...)
+	return run(t, stdin, "kcat", append([]string{"-b", b.bootstrap, "-m", "60"}, args...)...)
 }
 
 func TestKcat(t *testing.T) {
@@ -99,11 +99,12 @@ func kcatOffsets(t *testing.T, b *broker) {
 // Two members share two partitions; the survivor takes over both and resumes at the committed offsets.
 func kcatGroup(t *testing.T, b *broker) {
 	topic, group := b.topic(t, 2), unique(t)
-	one := startKcatMember(t, b, group, topic)
+	patient := []string{"-X", "session.timeout.ms=45000"} // nobody is killed: a member that is slow is not to be missed
+	one := startKcatMember(t, b, group, topic, patient...)
 	eventually(t, waitTimeout, "one member to own both partitions", func() bool {
 		return strings.Contains(one.err.String(), "assigned: "+topic+" [0], "+topic+" [1]")
 	})
-	two := startKcatMember(t, b, group, topic)
+	two := startKcatMember(t, b, group, topic, patient...)
 	eventually(t, waitTimeout, "two members to own one partition each", func() bool {
 		return strings.HasSuffix(strings.TrimSpace(one.err.String()), "]") && assignedCount(one) == 1 && assignedCount(two) == 1
 	})

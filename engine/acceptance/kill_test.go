@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -129,9 +130,9 @@ func TestRecovery(t *testing.T) {
 				b.launch(t)
 				// Either it recovers, or it refuses to start and names the file.
 				eventually(t, readyTimeout, "the broker to be ready or gone", func() bool { return b.proc.ended() || b.ready() })
-				said := b.log.String()[before:]
+				said := func() string { return b.log.String()[before:] }
 				if b.proc.ended() {
-					t.Logf("refused to start: %s", said)
+					t.Logf("refused to start: %s", said())
 				} else {
 					equalSlices(t, "records", values(b.readAll(t, topic)[0]), sent)
 					b.produce(t, topic, 0, "after")
@@ -139,7 +140,9 @@ func TestRecovery(t *testing.T) {
 					equal(t, "offset by time", b.listAfter(t, topic, time.Now().Add(-time.Hour)), 0)
 				}
 				if !standIn() { // Apache Kafka says "segment 0"
-					contains(t, said, filepath.Base(damage.file))
+					// What it has said before it was ready may not have been read from its pipe yet.
+					name := filepath.Base(damage.file)
+					eventually(t, waitTimeout, "the log to name "+name, func() bool { return strings.Contains(said(), name) })
 				}
 			})
 		})

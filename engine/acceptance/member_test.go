@@ -2,11 +2,13 @@ package acceptance_test
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
@@ -78,12 +80,20 @@ func (m *groupMember) records() []*kgo.Record {
 
 func (m *groupMember) count() int { return len(m.records()) }
 
-// leave commits and leaves the group.
+// leave commits and leaves the group. A commit may meet a rebalance that another member's leaving has begun: then
+// again, as every client does.
 func (m *groupMember) leave(t testing.TB) {
 	t.Helper()
 	m.cancel()
 	<-m.done
-	must(t, m.client.CommitUncommittedOffsets(timeout(t)))
+	eventually(t, waitTimeout, "a commit before leaving", func() bool {
+		err := m.client.CommitUncommittedOffsets(timeout(t))
+		if errors.Is(err, kerr.RebalanceInProgress) {
+			return false
+		}
+		must(t, err)
+		return true
+	})
 	m.client.CloseAllowingRebalance()
 }
 

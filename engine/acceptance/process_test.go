@@ -160,7 +160,7 @@ func TestCleanRestart(t *testing.T) {
 // Connections that say nothing, or stop in the middle of a frame, are closed after connections.max.idle.ms.
 func TestIdleConnections(t *testing.T) {
 	eachBackend(t, func(t *testing.T, backend string) {
-		b := startBroker(t, backend, "connections.max.idle.ms=1500")
+		b := startBroker(t, backend, "connections.max.idle.ms=3000")
 		silent, half := b.dial(t), b.dial(t)
 		half.send([]byte{0, 0, 0, 99, 0})
 		for name, c := range map[string]*rawConn{"silent": silent, "half-open": half} {

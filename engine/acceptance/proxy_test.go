@@ -19,6 +19,7 @@ import (
 type proxy struct {
 	address string
 	produce func(n int) (refuse bool) // asked for produce request n = 1, 2, ...; may block
+	behind  time.Duration             // how long a refusal waits for another request behind the refused one
 
 	mu       sync.Mutex
 	produced int
@@ -31,11 +32,11 @@ type reply struct {
 	metadata *kmsg.MetadataRequest // not nil where the broker's response names brokers
 }
 
-func (b *broker) proxy(t *testing.T, produce func(n int) bool) *proxy {
+func (b *broker) proxy(t *testing.T, behind time.Duration, produce func(n int) bool) *proxy {
 	t.Helper()
 	l, err := net.Listen("tcp", freeAddress(t))
 	must(t, err)
-	p := &proxy{address: l.Addr().String(), produce: produce}
+	p := &proxy{address: l.Addr().String(), produce: produce, behind: behind}
 	t.Cleanup(func() { l.Close() })
 	go func() {
 		for {
@@ -131,9 +132,9 @@ func framed(correlation []byte, response kmsg.Response) []byte {
 }
 
 // hold keeps a refusal back until the client has another request in flight behind the
-// refused one, or half a second, in which a client that may have several does.
+// refused one, or until the time for that is over.
 func (p *proxy) hold(refused int) {
-	for end := time.Now().Add(500 * time.Millisecond); time.Now().Before(end); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(p.behind); time.Now().Before(end); time.Sleep(time.Millisecond) {
 		p.mu.Lock()
 		behind := p.produced > refused
 		p.mu.Unlock()

@@ -15,7 +15,7 @@ import (
 )
 
 // replyTimeout is what the broker may take to answer, or to close a connection.
-const replyTimeout = 20 * time.Second
+const replyTimeout = time.Minute
 
 // rawConn speaks the protocol by hand, to say what no client would say.
 type rawConn struct {

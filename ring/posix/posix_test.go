@@ -71,7 +71,7 @@ func submit(r *Ring, op ring.Op) *task {
 
 func drive(t *testing.T, r *Ring, what string, done func() bool) {
 	t.Helper()
-	giveUp := time.Now().Add(20 * time.Second)
+	giveUp := time.Now().Add(time.Minute)
 	for !done() {
 		if time.Now().After(giveUp) {
 			t.Fatal("gave up waiting:", what)

@@ -57,7 +57,7 @@ type Traits struct {
 	AllocFree bool
 }
 
-// Real is the World of a ring on a real kernel. Each Drive gives up after 20 s.
+// Real is the World of a ring on a real kernel. Each Drive gives up after a minute.
 func Real(io ring.IO, dir string) World { return &realWorld{io, dir} }
 
 type realWorld struct {
@@ -70,7 +70,7 @@ func (w *realWorld) Dir() string    { return w.dir }
 func (w *realWorld) Traits() Traits { return Traits{Threads: true, AllocFree: true} }
 
 func (w *realWorld) Drive(done func() bool) bool {
-	giveUp := w.io.Stamp() + int64(20*time.Second)
+	giveUp := w.io.Stamp() + int64(time.Minute)
 	for !done() {
 		now := w.io.Stamp()
 		if now > giveUp {

@@ -344,7 +344,7 @@ func TestCloseInFlight(t *testing.T) {
 		if err := g.Close(); err != nil {
 			t.Fatal(err)
 		}
-		if took := time.Since(begin); took > 5*time.Second {
+		if took := time.Since(begin); took > 20*time.Second { // it does not wait for the task, which is held for good
 			t.Fatalf("Close took %v", took)
 		}
 		close(gate)

@@ -76,7 +76,7 @@ func (g *rig) submit(op ring.Op) *call {
 
 func (g *rig) until(what string, done func() bool) {
 	g.t.Helper()
-	giveUp := g.Stamp() + int64(20*time.Second)
+	giveUp := g.Stamp() + int64(time.Minute)
 	for !done() {
 		if g.Stamp() > giveUp {
 			g.t.Fatal("gave up waiting:", what)
