@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 	"github.com/millrace/millrace/engine/api"
 	"github.com/millrace/millrace/engine/cluster"
 	"github.com/millrace/millrace/engine/config"
+	"github.com/millrace/millrace/engine/journal"
 	"github.com/millrace/millrace/engine/log"
 	"github.com/millrace/millrace/engine/metrics"
 	"github.com/millrace/millrace/engine/shard"
@@ -46,6 +48,7 @@ type Broker struct {
 	cfg    Config
 	shared *api.Shared
 	dir    *log.Dir
+	files  *journal.Files
 	loops  []*shard.Loop
 	cores  []*api.Core
 	store  cluster.Store
@@ -81,12 +84,24 @@ func Open(cfg Config) (_ *Broker, err error) {
 		b.shared.LogDir = abs
 	}
 	start := cfg.Host.Monotonic()
+	journals := set.String("journal.dir")
+	if journals == "" {
+		journals = filepath.Join(path, log.JournalName)
+	}
+	b.files = journal.NewFiles(cfg.Host, journal.Config{Dir: journals, LogDir: path, Cores: cfg.Cores, Bytes: set.Int("journal.bytes")})
 	b.dir, b.report, err = log.OpenDir(cfg.Host, path, log.DirConfig{
-		NodeID: b.shared.NodeID, Parallel: cfg.Recovery, Config: b.topicConfig(nil),
+		NodeID: b.shared.NodeID, Parallel: cfg.Recovery, Config: b.topicConfig(nil), Journal: b.files,
 	})
 	if err != nil {
+		b.files.Close(false)
 		return nil, err
 	}
+	// All that the journals held is in the logs now, durably.
+	if err := b.files.Begin(); err != nil {
+		b.abandon()
+		return nil, err
+	}
+	b.report.Journal = b.files.Report().String()
 	b.opened = time.Duration(cfg.Host.Monotonic() - start)
 	b.shared.ClusterID = b.dir.ClusterID()
 	defer func() {
@@ -174,17 +189,23 @@ type taskDone func(error)
 // Complete hands the outcome on.
 func (d taskDone) Complete(op *ring.Op) { d(op.Error()) }
 
-// Setup gives a core its ring. On the core's thread, before its first step.
-func (b *Broker) Setup(core int, io ring.IO) {
+// Setup gives a core its ring and its journal. On the core's thread, before its first step.
+func (b *Broker) Setup(core int, io ring.IO) error {
 	set := b.cfg.Set
 	l, c := b.loops[core], b.cores[core]
 	l.IO = io
+	var err error
+	if c.Journal, err = b.files.NewCore(core, io); err != nil {
+		return err
+	}
 	c.Logs = log.NewCore(io, log.CoreConfig{
-		TailBytes: int(set.Int("tail.bytes")), Inline: set.Bool("append.inline"),
+		TailBytes: int(set.Int("tail.bytes")), Inline: set.Bool("append.inline"), Journal: c.Journal,
 	})
 	c.SetupGroups()
 	l.AddSource(c.Logs)
 	l.AfterStep(c.AfterStep)
+	l.AfterStep(c.Journal.AfterStep) // last: all that the step appended goes into one write
+	return nil
 }
 
 // LimitConnections holds connections below max.connections: to what descriptors are left
@@ -283,7 +304,7 @@ func (b *Broker) Start() error {
 			runtime.LockOSThread() // for ever: the ring and the CPU belong to the thread
 			io, err := b.cfg.NewIO(i)
 			if err == nil {
-				b.Setup(i, io)
+				err = b.Setup(i, io)
 			}
 			errs <- err
 			<-run
@@ -331,6 +352,7 @@ func (b *Broker) halt() {
 // abandon gives up a broker that has not begun to serve.
 func (b *Broker) abandon() {
 	b.dir.Abandon()
+	b.files.Close(false)
 	for _, fd := range b.listeners {
 		b.cfg.Host.Close(fd)
 	}
@@ -349,9 +371,10 @@ func (b *Broker) Close() error {
 	b.halt()
 	if err != nil {
 		b.dir.Abandon()
+		b.files.Close(false)
 		return err
 	}
-	return b.dir.CloseClean()
+	return b.FinishClose()
 }
 
 // BeginClose closes connections, then logs; done is called on core 0. It says no
@@ -367,7 +390,13 @@ func (b *Broker) BeginClose(done func(error)) bool {
 
 // FinishClose marks the directory as cleanly closed, when BeginClose had no error
 // and no core runs any more. For the simulator; Close does all of it.
-func (b *Broker) FinishClose() error { return b.dir.CloseClean() }
+func (b *Broker) FinishClose() error {
+	for i, c := range b.cores {
+		b.files.SetZeroed(i, c.Journal.Zeroed())
+	}
+	err := b.dir.CloseClean()
+	return errors.Join(err, b.files.Close(err == nil))
+}
 
 // publish shows a new image. The routes were shown before it, so that who sees a
 // topic can reach it.

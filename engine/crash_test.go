@@ -43,7 +43,7 @@ func (m *machine) must(err error) {
 // boot starts the broker on what the disk holds.
 func (m *machine) boot() {
 	m.Helper()
-	set, _, err := config.Parse("", "", []string{"listeners=PLAINTEXT://10.0.0.1:9092", "log.dirs=/data", "tail.bytes=1048576", "flush.policy=file", "log.index.size.max.bytes=4096"})
+	set, _, err := config.Parse("", "", []string{"listeners=PLAINTEXT://10.0.0.1:9092", "log.dirs=/data", "tail.bytes=1048576", "journal.bytes=65536", "flush.policy=file", "log.index.size.max.bytes=4096"})
 	m.must(err)
 	m.Broker, err = engine.Open(engine.Config{
 		Set: set, Host: m.host, Cores: 2, Recovery: 1, Log: func(string, ...any) {},
@@ -59,7 +59,7 @@ func (m *machine) boot() {
 	m.ios = nil
 	for i := range m.Loops() {
 		m.ios = append(m.ios, m.host.NewIO(sim.IOConfig{PoolBytes: 4 << 20, RecvBuffers: 8}))
-		m.Setup(i, m.ios[i])
+		m.must(m.Setup(i, m.ios[i]))
 	}
 	booted := false
 	m.Boot(func(err error) { m.must(err); booted = true })
@@ -170,7 +170,7 @@ func (m *machine) whole() {
 	entries, err := m.host.ReadDir("/data")
 	m.must(err)
 	for _, e := range entries {
-		if e.Dir && !dirs[e.Name] && !strings.HasSuffix(e.Name, "-stray") && !strings.HasSuffix(e.Name, "-delete") {
+		if e.Dir && !dirs[e.Name] && e.Name != log.JournalName && !strings.HasSuffix(e.Name, "-stray") && !strings.HasSuffix(e.Name, "-delete") {
 			m.Fatalf("%s: directory %s", m.what, e.Name)
 		}
 	}

@@ -60,7 +60,7 @@ func newHand(t testing.TB, backend string, overrides ...string) *hand {
 	for i := range h.Loops() {
 		io, err := newIO(backend, host, int(set.Int("memory.bytes")))
 		h.must(err)
-		h.Setup(i, polling{io})
+		h.must(h.Setup(i, polling{io}))
 	}
 	booted := false
 	h.Boot(func(err error) { h.must(err); booted = true })

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"github.com/millrace/millrace/engine/api"
+	"github.com/millrace/millrace/engine/journal"
 	"github.com/millrace/millrace/engine/log"
 	"github.com/millrace/millrace/engine/metrics"
 	"github.com/millrace/millrace/netio"
@@ -13,17 +14,19 @@ type Published = log.Published
 
 // CoreStats is what one core has done and holds, copied on that core.
 type CoreStats struct {
-	Core       int
-	Backend    string
-	API        metrics.Shard
-	Net        netio.Stats
-	Logs       log.CoreStats
-	Ring       ring.Stats
-	Steps      uint64
-	TailBytes  int
-	PoolUsed   int
-	PoolSize   int
-	Partitions int
+	Core                     int
+	Backend                  string
+	API                      metrics.Shard
+	Net                      netio.Stats
+	Logs                     log.CoreStats
+	Journal                  journal.Stats
+	JournalUsed, JournalSize int64
+	Ring                     ring.Stats
+	Steps                    uint64
+	TailBytes                int
+	PoolUsed                 int
+	PoolSize                 int
+	Partitions               int
 }
 
 // Stats asks every core for a copy, and blocks until each has answered. From the
@@ -59,7 +62,7 @@ func (b *Broker) askStats(answered chan<- CoreStats) (n int) {
 		if c.Loop.Post(api.Func(c, func(c *api.Core) {
 			io := c.Loop.IO
 			s := CoreStats{
-				Core: i, Backend: io.Name(), API: *c.Metrics, Logs: *c.Logs.Stats(), Ring: *io.Stats(),
+				Core: i, Backend: io.Name(), API: *c.Metrics, Logs: *c.Logs.Stats(), Journal: *c.Journal.Stats(), JournalUsed: c.Journal.Used(), JournalSize: c.Journal.Bytes(), Ring: *io.Stats(),
 				Steps: c.Loop.Steps, TailBytes: c.Logs.TailBytes(), PoolUsed: io.Pool().Used(), PoolSize: io.Pool().Size(),
 				Partitions: len(c.Partitions()),
 			}

@@ -34,7 +34,7 @@ go test $short -timeout 15m $(go list ./... | grep -v /engine/acceptance)
 
 step "under the race detector: what runs on several threads"
 if bash testdata/clients/install.sh cc; then
-	go test -short -race -timeout 10m ./ring/... ./netio ./engine/shard ./engine
+	go test -short -race -timeout 20m ./ring/... ./netio ./engine/shard ./engine
 elif [ $? = 69 ]; then # see install.sh
 	echo "the race detector: no C compiler, and none could be installed" >>"$MILLRACE_TEST_SKIPS"
 else

@@ -16,6 +16,7 @@ import (
 	"github.com/millrace/millrace/engine/cluster"
 	"github.com/millrace/millrace/engine/config"
 	"github.com/millrace/millrace/engine/group"
+	"github.com/millrace/millrace/engine/journal"
 	"github.com/millrace/millrace/engine/log"
 	"github.com/millrace/millrace/engine/metrics"
 	"github.com/millrace/millrace/engine/record"
@@ -74,6 +75,7 @@ type Core struct {
 	Loop    *shard.Loop
 	Server  *netio.Server
 	Logs    *log.Core
+	Journal *journal.Core
 	Groups  *group.Coordinator
 	Metrics *metrics.Shard
 

@@ -3,6 +3,7 @@ package journal
 import (
 	"fmt"
 
+	"github.com/millrace/millrace/engine/metrics"
 	"github.com/millrace/millrace/ring"
 )
 
@@ -21,9 +22,9 @@ type Stats struct {
 	Frames  uint64 // synchronous writes that completed
 	Bytes   uint64 // in them, padding included
 	Entries uint64
-	Cuts    uint64 // cuts that ended
-	Waits   uint64 // times that a frame waited for a cut
-	Write   func(nanos int64)
+	Cuts    uint64            // cuts that ended
+	Waits   uint64            // times that a frame waited for a cut
+	Write   metrics.Histogram // from its submission to its completion
 }
 
 // Core is the journal of one core, at work.
@@ -128,6 +129,12 @@ func (c *Core) Bytes() int64 { return c.size }
 
 // Used is how much of the file is needed, bytes.
 func (c *Core) Used() int64 { return c.head - c.tail }
+
+// Memory is how much of the core's pool the journal keeps, bytes.
+func (c *Core) Memory() int { return cap(c.stage) + cap(c.zeroes) }
+
+// Zeroed says whether every block of the file has been written.
+func (c *Core) Zeroed() bool { return c.zeroed >= c.size }
 
 // EntryMax is what fits into a frame with nothing else.
 func (c *Core) EntryMax() int { return len(c.stage) - headerSize - rowSize }
@@ -244,9 +251,7 @@ func (f *frameOp) Complete(op *ring.Op) {
 	}
 	c.stats.Frames++
 	c.stats.Bytes += uint64(f.size)
-	if c.stats.Write != nil {
-		c.stats.Write(c.io.Now() - f.began)
-	}
+	c.stats.Write.Record(c.io.Now() - f.began)
 	done := c.flight
 	c.flight = queue{}
 	for e := done.pop(); e != nil; e = done.pop() {
@@ -286,7 +291,7 @@ func (c *Core) claim(at, n int64) bool {
 // kickZero keeps the blocks ahead zeroed, the first time round.
 func (c *Core) kickZero() {
 	z := &c.zero
-	if z.busy || c.zeroed >= c.size || c.zeroed-c.head >= zeroAhead {
+	if z.busy || c.prev < 0 || c.zeroed >= c.size || c.zeroed-c.head >= zeroAhead { // not before it is used
 		return
 	}
 	n := min(int64(len(c.zeroes)), c.size-c.zeroed)

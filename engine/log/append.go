@@ -225,7 +225,7 @@ func (l *Log) place(n int, count, last, timestamp int64, how Origin, now int64) 
 	k := l.room(n, how)
 	if k == nil {
 		l.core.stats.Refused++
-		l.core.pressed = true
+		l.core.press()
 		return nil, ErrPressure
 	}
 	return k, nil
@@ -264,7 +264,8 @@ func (l *Log) appended(k *chunk, b record.Batch, marker record.Marker, now int64
 	l.core.unwritten += int(n)
 	if l.age.pending == 0 {
 		l.age.pending = l.core.io.Now()
-		if l.cfg.FlushMs != Never {
+		l.behindAt = l.age.pending + writeBehindNanos
+		if l.cfg.FlushMs != Never || l.cfg.Policy == Journal {
 			l.setDue()
 		}
 	}

@@ -104,9 +104,26 @@ func (c *Core) Expire(now int64) {
 // quarters of the bound, or the journal is full.
 func (c *Core) Pressure() bool {
 	if c.unwritten >= c.tailMax/4*3 || c.journal != nil && c.journal.Full() {
-		c.pressed = true
+		c.press()
 	}
 	return c.pressed
+}
+
+// press: there is no room. What has gathered unwritten in the oldest chunks is written now.
+func (c *Core) press() {
+	if c.pressed {
+		return
+	}
+	c.pressed = true
+	c.writeOldest()
+}
+
+func (c *Core) writeOldest() {
+	for k, look := c.oldest, 0; k != nil && look < evictLook; k, look = k.newer, look+1 {
+		if k.written < len(k.buf) && !k.dropped {
+			k.log.kickWrite()
+		}
+	}
 }
 
 // OnRelief has r told each time that Pressure is over, or that memory came back
@@ -121,7 +138,14 @@ func (c *Core) TailBytes() int { return c.held }
 
 // ease ends the pressure once half of the bound is free again.
 func (c *Core) ease() {
-	if !c.pressed || c.unwritten > c.tailMax/2 || c.journal != nil && c.journal.Full() {
+	if !c.pressed {
+		return
+	}
+	if c.unwritten > c.tailMax/2 {
+		c.writeOldest()
+		return
+	}
+	if c.journal != nil && c.journal.Full() {
 		return
 	}
 	c.pressed = false

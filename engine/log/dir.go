@@ -67,6 +67,7 @@ type RecoveryReport struct {
 	Logs    []LogReport
 	Removed []string // directories: deleted partitions, and unfinished ones
 	Ignored []string // directories that are none of ours, left alone
+	Journal string   // what the journals held
 	Nanos   int64
 }
 
@@ -90,6 +91,9 @@ func (r *RecoveryReport) String() string {
 	}
 	fmt.Fprintf(&b, "%s: %d logs %s in %.1f ms: %d bytes checked, %d cut, %d logs damaged\n",
 		r.Path, len(r.Logs), how, float64(r.Nanos)/1e6, checked, cut, damaged)
+	if r.Journal != "" {
+		fmt.Fprintf(&b, "  %s\n", r.Journal)
+	}
 	whole, rebuilt := 0, 0
 	for i := range r.Logs {
 		switch l := &r.Logs[i]; {

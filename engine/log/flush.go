@@ -198,6 +198,9 @@ func (l *Log) setDue() {
 		if since := l.age.oldest(); l.cfg.FlushMs != Never && !l.cfg.Policy.Synchronous() && since != 0 && l.fence == nil && l.syncWanted < l.logEnd {
 			due = min(due, since+l.cfg.FlushMs*1e6/2)
 		}
+		if l.cfg.Policy == Journal && l.age.pending != 0 {
+			due = min(due, l.behindAt)
+		}
 		for i := range l.doomed {
 			if l.doomed[i].seg.leases == 0 {
 				due = min(due, l.doomed[i].at)
@@ -219,6 +222,10 @@ func (l *Log) expire(now int64) {
 		// At half of the bound, so that the sync is through before all of it.
 		l.syncWanted = l.logEnd
 		l.kick()
+	}
+	if l.behindAt <= now {
+		l.behindAt = now + writeBehindNanos // where something is in its way: again
+		l.kickWrite()
 	}
 	if l.retainAt <= now {
 		l.retainAt = now + retainEvery

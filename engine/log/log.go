@@ -113,6 +113,7 @@ type Log struct {
 	heapAt    int   // in the core's heap, from 1
 	retainAt  int64
 	retryAt   int64
+	behindAt  int64 // under Journal: what has gathered is written then
 	published Published
 }
 

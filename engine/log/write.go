@@ -13,6 +13,10 @@ const (
 	// writeMax is how much one write takes from the tail, bytes, unless one
 	// chunk is larger.
 	writeMax = 8 << 20
+	// writeBehindBytes and writeBehindNanos are how much a log under Journal gathers before it
+	// writes to its segment, and for how long: nobody waits for it.
+	writeBehindBytes = 64 << 10
+	writeBehindNanos = 250e6
 	// spaceRetry is how often a full disk is tried again, ns.
 	spaceRetry = 1e9
 )
@@ -51,6 +55,9 @@ func (l *Log) kickWrite() {
 		return
 	}
 	first := l.tail.at(l.tail.dirty)
+	if l.cfg.Policy == Journal && !l.writeDue(first) {
+		return
+	}
 	if !first.seg.open || l.cutting && l.written >= l.cutTo {
 		return
 	}
@@ -88,6 +95,14 @@ func (l *Log) kickWrite() {
 		l.age.pending = l.age.writing // what stays behind is not older than this
 	}
 	w.submit()
+}
+
+// writeDue says whether what has gathered from chunk k on is to be written, under Journal.
+func (l *Log) writeDue(k *chunk) bool {
+	c := l.core
+	return l.bytesIn-l.bytesWritten >= writeBehindBytes || l.syncWanted > l.written || k.seg != l.active() ||
+		c.pressed || c.unwritten > c.tailMax/2 || l.closing || l.cutting ||
+		l.age.pending == 0 || c.io.Now()-l.age.pending >= writeBehindNanos
 }
 
 // submit writes the next w.left bytes of the tail.

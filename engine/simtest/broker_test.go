@@ -69,6 +69,7 @@ func (b *broker) settings() *config.Broker {
 		set("flush.messages", r.flushCount),
 		set("flush.bytes", r.flushBytes),
 		set("tail.bytes", r.tailBytes),
+		set("journal.bytes", r.journalBytes),
 		set("log.index.size.max.bytes", r.indexBytes),
 		set("log.index.interval.bytes", 512),
 		set("log.segment.delete.delay.ms", 500),
@@ -95,6 +96,9 @@ func (b *broker) start() {
 	}
 	if r.loading && r.below(4) == 0 { // a crash inside recovery, or soon after
 		b.arm(1+r.below(80), pick(r, sim.ProcessKill, sim.PowerLoss, sim.PowerLossClean))
+	}
+	if b.lives > 1 && r.below(3) == 0 { // another number of cores: partitions move between journals
+		r.cores = 1 + r.below(3)
 	}
 	b.state, b.pardon = booting, b.full
 	b.rules, _ = fault.Parse("")
@@ -135,7 +139,9 @@ func (b *broker) start() {
 	for i := range r.cores {
 		io := b.host.NewIO(sim.IOConfig{PoolBytes: r.poolBytes, RecvBuffers: r.recvBuffers, RecvBufferBytes: r.recvBytes})
 		b.ios = append(b.ios, io)
-		e.Setup(i, fault.Wrap(io, b.rules))
+		if err := e.Setup(i, fault.Wrap(io, b.rules)); err != nil {
+			r.fail("setup of core %d: %v", i, err)
+		}
 	}
 	life := b.lives
 	r.operator.after(30*time.Second, func() {
@@ -264,7 +270,7 @@ func (b *broker) settle(life int, then func(), until int64) {
 	if b.lives != life || b.state != closing {
 		return
 	}
-	leak := b.leak(1) // the lock
+	leak := b.leak(2 + r.cores) // the locks and the journals
 	if leak != "" && r.world.Now() < until {
 		r.operator.after(time.Millisecond, func() { b.settle(life, then, until) })
 		return
@@ -304,7 +310,7 @@ func (b *broker) leak(files int) string {
 		if n := io.Lent(); n > 0 {
 			return fmt.Sprintf("core %d: %d receive buffers are lent", i, n)
 		}
-		if n := io.Pool().Used(); n > 0 {
+		if n := io.Pool().Used() - b.b.Shared().Cores[i].Journal.Memory(); n > 0 {
 			return fmt.Sprintf("core %d: %d bytes of the pool are used", i, n)
 		}
 	}

@@ -24,6 +24,7 @@ type commit struct {
 	answered int64 // never: it may still take effect
 	acked    bool
 	refused  bool // it took no effect and never will
+	lost     bool // it may have gone with the power
 }
 
 func (m *model) register(k commitKey) *register {
@@ -49,7 +50,9 @@ func (m *model) commit(k commitKey) *commit {
 func (m *model) result(x *commit, code int16) {
 	switch code {
 	case 0:
-		x.acked, x.answered = true, m.run.world.Now()
+		if !x.lost { // else the answer was on its way when the power went
+			x.acked, x.answered = true, m.run.world.Now()
+		}
 	case wire.IllegalGeneration, wire.UnknownMemberID, wire.RebalanceInProgress, wire.CoordinatorLoadInProgress:
 		x.refused = true
 	}
@@ -87,7 +90,7 @@ func (m *model) powerLost() {
 	}
 	for _, g := range m.registers {
 		for _, x := range g.commits {
-			x.acked, x.answered = false, never
+			x.acked, x.answered, x.lost = false, never, true
 		}
 	}
 }

@@ -17,7 +17,7 @@ func (r *run) topics() {
 	r.first = map[string]string{"steady0": ""}
 	for _, name := range r.names {
 		if name != "steady0" {
-			r.first[name] = pick(r, "", "os", "interval", "write", "file")
+			r.first[name] = pick(r, "", "os", "interval", "write", "file", "journal")
 		}
 	}
 }
@@ -111,7 +111,7 @@ func (a *admin) alter() {
 	}
 	q := kmsg.NewPtrIncrementalAlterConfigsRequest()
 	q.Version = 1
-	policy := []string{"", "os", "interval", "write", "file"}[a.below(5)]
+	policy := []string{"", "os", "interval", "write", "file", "journal"}[a.below(6)]
 	c := kmsg.NewIncrementalAlterConfigsRequestResourceConfig()
 	c.Name, c.Op, c.Value = "flush.policy", kmsg.IncrementalAlterConfigOpSet, &policy
 	if policy == "" {

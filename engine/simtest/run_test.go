@@ -40,18 +40,19 @@ type run struct {
 
 // settings are drawn from the seed once.
 type settings struct {
-	cores       int
-	policy      string // the broker's flush.policy
-	flushMs     int64
-	flushCount  int64
-	flushBytes  int64
-	indexBytes  int
-	tailBytes   int
-	poolBytes   int
-	recvBuffers int
-	recvBytes   int
-	loadFor     time.Duration // virtual
-	pace        time.Duration // of clients, between two pieces of work, about
+	cores        int
+	policy       string // the broker's flush.policy
+	flushMs      int64
+	flushCount   int64
+	flushBytes   int64
+	indexBytes   int
+	tailBytes    int
+	journalBytes int
+	poolBytes    int
+	recvBuffers  int
+	recvBytes    int
+	loadFor      time.Duration // virtual
+	pace         time.Duration // of clients, between two pieces of work, about
 }
 
 // violation is what a checker found.
@@ -100,17 +101,18 @@ func (r *run) between(lo, hi time.Duration) time.Duration {
 
 func (r *run) draw() {
 	r.settings = settings{
-		cores:       1 + r.below(3),
-		policy:      pick(r, "os", "interval", "write", "file", "file"),
-		flushMs:     pick(r, int64(50), 100, 500),
-		flushCount:  pick(r, int64(20), 200, 10000),
-		flushBytes:  pick(r, int64(16<<10), 256<<10, 8<<20),
-		indexBytes:  pick(r, 192, 1024, 4096),
-		tailBytes:   pick(r, 1<<20, 4<<20),
-		poolBytes:   pick(r, 8<<20, 32<<20),
-		recvBuffers: pick(r, 4, 16, 64),
-		recvBytes:   pick(r, 1<<10, 4<<10, 16<<10),
-		loadFor:     r.between(10*time.Second, 90*time.Second),
+		cores:        1 + r.below(3),
+		policy:       pick(r, "os", "interval", "write", "file", "journal", "journal"),
+		flushMs:      pick(r, int64(50), 100, 500),
+		flushCount:   pick(r, int64(20), 200, 10000),
+		flushBytes:   pick(r, int64(16<<10), 256<<10, 8<<20),
+		indexBytes:   pick(r, 192, 1024, 4096),
+		tailBytes:    pick(r, 1<<20, 4<<20),
+		poolBytes:    pick(r, 8<<20, 32<<20),
+		journalBytes: pick(r, 64<<10, 128<<10, 1<<20),
+		recvBuffers:  pick(r, 4, 16, 64),
+		recvBytes:    pick(r, 1<<10, 4<<10, 16<<10),
+		loadFor:      r.between(10*time.Second, 90*time.Second),
 	}
 	// As much work, whether it comes in a rush or over a while.
 	r.pace = r.loadFor / 160

@@ -112,6 +112,12 @@ func Write(w io.Writer, stats []engine.CoreStats, b *engine.Broker, up time.Dura
 	m.histogram("millrace_produce_seconds", "From the request's arrival to its reply, acks=1 and all.", &sum.ProduceTime)
 	m.histogram("millrace_fetch_seconds", "From the request's arrival to its reply, the wait for records included.", &sum.FetchTime)
 
+	var writes metrics.Histogram
+	for i := range stats {
+		writes.Merge(&stats[i].Journal.Write)
+	}
+	m.histogram("millrace_journal_write_seconds", "One synchronous write of a journal.", &writes)
+
 	per := func(name, kind, help string, f func(s *engine.CoreStats) float64) {
 		m.head(name, kind, help)
 		for i := range stats {
@@ -131,6 +137,13 @@ func Write(w io.Writer, stats []engine.CoreStats, b *engine.Broker, up time.Dura
 	per("millrace_log_syncs_total", "counter", "Syncs of segments.", func(s *engine.CoreStats) float64 { return float64(s.Logs.Syncs) })
 	per("millrace_log_duplicates_total", "counter", "Batches of idempotent producers that were there already.", func(s *engine.CoreStats) float64 { return float64(s.Logs.Duplicates) })
 	per("millrace_log_refused_total", "counter", "Appends that had to wait because too much was unwritten.", func(s *engine.CoreStats) float64 { return float64(s.Logs.Refused) })
+	per("millrace_journal_writes_total", "counter", "Synchronous writes of the journal.", func(s *engine.CoreStats) float64 { return float64(s.Journal.Frames) })
+	per("millrace_journal_bytes_total", "counter", "Bytes in them, padding included.", func(s *engine.CoreStats) float64 { return float64(s.Journal.Bytes) })
+	per("millrace_journal_entries_total", "counter", "Entries in them: of one partition each.", func(s *engine.CoreStats) float64 { return float64(s.Journal.Entries) })
+	per("millrace_journal_cuts_total", "counter", "Times that half of the journal was freed.", func(s *engine.CoreStats) float64 { return float64(s.Journal.Cuts) })
+	per("millrace_journal_waits_total", "counter", "Writes that had to wait for room in the journal.", func(s *engine.CoreStats) float64 { return float64(s.Journal.Waits) })
+	per("millrace_journal_used_bytes", "gauge", "Bytes of the journal that are needed until they are in the segments.", func(s *engine.CoreStats) float64 { return float64(s.JournalUsed) })
+	per("millrace_journal_size_bytes", "gauge", "Bytes that the journal has.", func(s *engine.CoreStats) float64 { return float64(s.JournalSize) })
 	per("millrace_tail_bytes", "gauge", "Memory held by recent batches.", func(s *engine.CoreStats) float64 { return float64(s.TailBytes) })
 	per("millrace_pool_used_bytes", "gauge", "Memory of the core's pool in use.", func(s *engine.CoreStats) float64 { return float64(s.PoolUsed) })
 	per("millrace_loop_steps_total", "counter", "Steps of the core's loop.", func(s *engine.CoreStats) float64 { return float64(s.Steps) })
