@@ -69,11 +69,16 @@ func putHeader(b []byte, id [16]byte, generation uint64, h header) {
 	le.PutUint32(b[4:], crc32.Update(0, castagnoli, b[8:headerSize+h.entries*rowSize]))
 }
 
+// ours says whether b begins as a header of this journal does.
+func ours(b []byte, id [16]byte, generation uint64) bool {
+	return len(b) >= headerSize && [4]byte(b) == magic && [16]byte(b[8:24]) == id && binary.LittleEndian.Uint64(b[24:]) == generation
+}
+
 // parseHeader is a frame's header at the start of b; no: b does not start with a
 // whole header of this journal. b reaches to the end of the table at least, where there is one.
 func parseHeader(b []byte, id [16]byte, generation uint64) (h header, ok bool) {
 	le := binary.LittleEndian
-	if len(b) < headerSize || [4]byte(b) != magic || [16]byte(b[8:24]) != id || le.Uint64(b[24:]) != generation {
+	if !ours(b, id, generation) {
 		return h, false
 	}
 	h = header{

@@ -161,6 +161,9 @@ func (r *reader) chain(all []found) ([]found, error) {
 	if last < 0 {
 		return nil, nil
 	}
+	if err := r.behind(all[last]); err != nil {
+		return nil, err
+	}
 	chain := []found{all[last]}
 	start, at := all[last].start, all[last]
 	for i := last - 1; at.prev >= start && at.prev >= 0; i-- {
@@ -175,6 +178,24 @@ func (r *reader) chain(all []found) ([]found, error) {
 	}
 	slices.Reverse(chain)
 	return chain, nil
+}
+
+// behind looks where the next frame would be: a header of this generation that is not whole was
+// torn, or damaged.
+func (r *reader) behind(last found) error {
+	size, err := r.host.Size(r.fd)
+	if err != nil {
+		return fmt.Errorf("%s: %w", r.path, err)
+	}
+	at := (last.off + int64(padded(last.size))) % size
+	b, err := r.read(at, frameMax)
+	if err != nil {
+		return err
+	}
+	if _, ok := parseHeader(b, r.id, r.generation); !ok && ours(b, r.id, r.generation) {
+		r.report.Torn = append(r.report.Torn, fmt.Sprintf("%s: the last write, at %d, is torn or damaged", r.path, at))
+	}
+	return nil
 }
 
 func (r *reader) damage(position, off int64, why string) error {

@@ -1,9 +1,11 @@
 package log
 
 import (
+	"path/filepath"
 	"runtime"
 	"testing"
 
+	"github.com/millrace/millrace/engine/journal"
 	"github.com/millrace/millrace/engine/record"
 	"github.com/millrace/millrace/ring"
 	"github.com/millrace/millrace/ring/posix"
@@ -16,13 +18,33 @@ type machine struct {
 	dir  *Dir
 	core *Core
 	own  watcher
+
+	journal *journal.Core
+}
+
+// wait is one step of a core's loop.
+func (m *machine) wait(until int64) {
+	if m.journal != nil {
+		m.journal.AfterStep()
+	}
+	if next := m.core.NextDeadline(); next < until {
+		until = next
+	}
+	m.io.Wait(until)
+	if m.core.NextDeadline() <= m.io.Now() {
+		m.core.Expire(m.io.Now())
+	}
 }
 
 func newMachine(t testing.TB, path string, cfg Config) (*machine, *Log) {
 	t.Helper()
 	runtime.LockOSThread()
 	h := posix.Host()
-	dir, _, err := OpenDir(h, path, DirConfig{NodeID: 1, Config: cfg})
+	files := journal.NewFiles(h, journal.Config{Dir: filepath.Join(path, JournalName), LogDir: path, Cores: 1, Bytes: 32 << 20})
+	dir, _, err := OpenDir(h, path, DirConfig{NodeID: 1, Config: cfg, Journal: files})
+	if err == nil {
+		err = files.Begin()
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -30,7 +52,11 @@ func newMachine(t testing.TB, path string, cfg Config) (*machine, *Log) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := &machine{TB: t, io: io, dir: dir, core: NewCore(io, CoreConfig{TailBytes: 32 << 20, Inline: true})}
+	j, err := files.NewCore(0, io)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := &machine{TB: t, io: io, dir: dir, journal: j, core: NewCore(io, CoreConfig{TailBytes: 32 << 20, Inline: true, Journal: j})}
 	l, err := dir.Create("t", 0, [16]byte{1}, cfg)
 	if err == nil {
 		err = l.Attach(m.core, &m.own)
@@ -46,6 +72,9 @@ func newMachine(t testing.TB, path string, cfg Config) (*machine, *Log) {
 			t.Error(err)
 		}
 		io.Close()
+		if err := files.Close(true); err != nil {
+			t.Error(err)
+		}
 		runtime.UnlockOSThread()
 	})
 	return m, l
@@ -55,7 +84,7 @@ func newMachine(t testing.TB, path string, cfg Config) (*machine, *Log) {
 func (m *machine) until(done func() bool) {
 	deadline := m.io.Stamp() + 120e9
 	for !done() {
-		m.io.Wait(min(m.io.Now()+1e8, deadline))
+		m.wait(min(m.io.Now()+1e8, deadline))
 		if m.io.Stamp() > deadline {
 			m.Fatal("two minutes, and not yet")
 		}
@@ -72,7 +101,7 @@ func (m *machine) append(l *Log, b []byte, epoch int32) {
 		if err != ErrPressure {
 			m.Fatal(err)
 		}
-		m.io.Wait(m.io.Now() + 1e8)
+		m.wait(m.io.Now() + 1e8)
 	}
 }
 
@@ -86,7 +115,7 @@ func machineConfig(p Policy) Config {
 // TestNoAllocations: the way of a record allocates nothing once it is warm, whatever
 // the policy, writes, syncs and index entries included.
 func TestNoAllocations(t *testing.T) {
-	for _, policy := range []Policy{OS, Write, File} {
+	for _, policy := range []Policy{OS, Write, File, Journal} {
 		t.Run(policy.String(), func(t *testing.T) {
 			m, l := newMachine(t, t.TempDir(), machineConfig(policy))
 			m.until(func() bool { return l.active().open })
@@ -151,7 +180,7 @@ func BenchmarkAppend(b *testing.B) {
 		name   string
 		policy Policy
 		bytes  int
-	}{{"os/100B", OS, 100}, {"os/1KiB", OS, 1 << 10}, {"os/16KiB", OS, 16 << 10}, {"file/1KiB", File, 1 << 10}} {
+	}{{"os/100B", OS, 100}, {"os/1KiB", OS, 1 << 10}, {"os/16KiB", OS, 16 << 10}, {"file/1KiB", File, 1 << 10}, {"journal/1KiB", Journal, 1 << 10}, {"journal/16KiB", Journal, 16 << 10}} {
 		b.Run(c.name, func(b *testing.B) {
 			cfg := machineConfig(c.policy)
 			cfg.RetentionMs = -1
@@ -161,7 +190,7 @@ func BenchmarkAppend(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
 				m.append(l, batch, 0)
-				m.io.Wait(0)
+				m.wait(0)
 			}
 			m.until(func() bool { return l.Stable() == l.LogEnd() })
 		})

@@ -190,3 +190,81 @@ func TestJournalFails(t *testing.T) {
 		t.Fatalf("fenced: %v, stable %d", l.Err(), l.Stable())
 	}
 }
+
+// An entry whose bytes are damaged fences its log, and what the journal has of the log is kept;
+// where the files have it all, nothing is lost and nobody is disturbed.
+func TestDamagedEntry(t *testing.T) {
+	for _, written := range []bool{false, true} {
+		r := newRig(t, 11)
+		r.journalBytes = 128 << 10
+		r.config.Policy, r.config.SegmentBytes = Journal, 1<<20
+		r.open()
+		l := r.create("t")
+		for i := range 6 {
+			r.add(l, batch(2, fmt.Sprint("n", i)))
+			r.until("flushed", func() bool { return l.Flushed() == l.LogEnd() })
+		}
+		if l.Written() != 0 {
+			t.Fatalf("%d of %d written: nobody waits for that", l.Written(), l.LogEnd())
+		}
+		if written {
+			r.must("flush", l.Flush)
+		}
+		r.disk.Crash(sim.PowerLossClean)
+		r.disk.Restart()
+		// The third entry: one block each.
+		fd, err := r.disk.Open("/data/journal/core-0.journal", ring.ReadWrite)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var b [1]byte
+		r.disk.ReadAt(fd, b[:], 2*4096+200)
+		b[0] ^= 1
+		r.disk.WriteAt(fd, b[:], 2*4096+200)
+		r.disk.Sync(fd)
+		r.disk.Close(fd)
+		r.open()
+		l = r.find("t")
+		if written {
+			if l.Err() != nil || l.LogEnd() != 12 || len(r.files.Report().Damaged) != 1 {
+				t.Fatalf("the files had it: end %d, %v; %v", l.LogEnd(), l.Err(), r.files.Report())
+			}
+			continue
+		}
+		if l.Err() == nil || l.LogEnd() != 4 || r.report.Logs[0].Damage == nil {
+			t.Fatalf("end %d, %v", l.LogEnd(), l.Err())
+		}
+		aside := r.report.Logs[0].Aside
+		kept, err := ring.ReadFile(r.disk, aside)
+		if err != nil {
+			t.Fatalf("%q: %v", aside, err)
+		}
+		first, _, err := record.Next(kept)
+		if err != nil || first.BaseOffset() != 6 || !first.CheckCRC() {
+			t.Errorf("%s begins with %v, %v", aside, first.BaseOffset(), err)
+		}
+		// Nothing acknowledges, nothing is cut, at this start and at the next.
+		if _, err := l.Append(batch(1, "x"), Client, 0, 0); err == nil {
+			t.Error("a fenced log takes records")
+		}
+		r.disk.Crash(sim.PowerLossClean)
+		r.disk.Restart()
+		r.open()
+		if again, err := ring.ReadFile(r.disk, aside); err != nil || !bytes.Equal(again, kept) {
+			t.Errorf("%s after another start: %d bytes of %d, %v", aside, len(again), len(kept), err)
+		}
+		if l = r.find("t"); l.Err() == nil || l.LogEnd() != 4 {
+			t.Errorf("after another start: end %d, %v", l.LogEnd(), l.Err())
+		}
+		// Until somebody decides to go on without.
+		if err := r.disk.Remove(aside); err != nil {
+			t.Fatal(err)
+		}
+		r.disk.Crash(sim.ProcessKill)
+		r.disk.Restart()
+		r.open()
+		l = r.find("t")
+		r.add(l, batch(1, "on"))
+		r.until("flushed", func() bool { return l.Flushed() == 5 })
+	}
+}

@@ -76,6 +76,7 @@ type recovery struct {
 	dirty     map[*segment]bool // to be synced
 	epochsIn  []byte            // as the file has them
 	snapshots []int64           // the files there are
+	keeps     string            // a file with what an earlier start could not replay
 	aside     ring.FD           // where the journal's entries of a fenced log are kept
 	asidePath string
 	asideSize int64
@@ -92,7 +93,11 @@ func recoverLog(r *recovery) error {
 	if err := r.readDir(); err != nil {
 		return err
 	}
-	return r.scanSegments(l)
+	if err := r.scanSegments(l); err != nil || l.fence != nil || r.keeps == "" {
+		return err
+	}
+	r.lost(fmt.Errorf("%s has records that were acknowledged and could not be put behind those before them: the partition stays as it is until that file is removed", r.keeps))
+	return nil
 }
 
 // readDir cleans the directory up and finds out what is in it.
@@ -124,6 +129,8 @@ func (r *recovery) readDir() error {
 				bases = append(bases, base)
 			} else if at, ok := parseFileName(name, suffixSnapshot); ok {
 				l.producer.snapshots = append(l.producer.snapshots, at)
+			} else if strings.HasSuffix(name, suffixAside) {
+				r.keeps = filepath.Join(l.path, name)
 			} else if n, ok := parseIncarnation(name); ok {
 				l.incarnation, incarnated = n, true
 			}
@@ -585,6 +592,12 @@ func (r *recovery) finish() error {
 	l.producer.replicated(l.highWatermark)
 	r.report.LogStart, r.report.LogEnd, r.report.Checked = l.logStart, l.logEnd, r.scan.checked
 	if l.fence != nil {
+		// What a journal gave it before the damage: the journal forgets it.
+		for _, s := range l.segments {
+			if err := r.sync(s); err != nil {
+				return err
+			}
+		}
 		l.publish()
 		// As it was on disk, also after a clean close: a lower one would make the next start
 		// take the damage for a torn tail, and cut it.
@@ -677,13 +690,22 @@ func (r *recovery) dropBeyond(end int64) error {
 	return nil
 }
 
+// sync makes a segment's batches durable, where they may not be.
+func (r *recovery) sync(s *segment) error {
+	if !r.dirty[s] {
+		return nil
+	}
+	if err := r.host.Sync(s.fd); err != nil {
+		return fmt.Errorf("%s: sync: %w", s.path(suffixLog), err)
+	}
+	return nil
+}
+
 // finishSegment makes a segment's files durable and, unless it is the last, final.
 func (r *recovery) finishSegment(s *segment) error {
 	l, h := r.log, r.host
-	if r.dirty[s] {
-		if err := h.Sync(s.fd); err != nil {
-			return fmt.Errorf("%s: sync: %w", s.path(suffixLog), err)
-		}
+	if err := r.sync(s); err != nil {
+		return err
 	}
 	if len(s.aborted) > 0 || s.abortedOld > 0 {
 		var b []byte
