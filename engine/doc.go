@@ -32,7 +32,7 @@
 //	engine/record  record batches as views
 //	engine/shard   event loop, mailboxes, timers
 //	engine/log     segments, indexes, append, read, flush, recover
-//	engine/journal what a log asks of a journal (there is none yet)
+//	engine/journal one core's journal: one synchronous write makes all its partitions durable
 //	engine/replica a partition's role: acknowledgements and the high watermark
 //	engine/group   consumer groups and committed offsets
 //	engine/cluster metadata: store, image, controller
