@@ -88,7 +88,7 @@ func Open(cfg Config) (_ *Broker, err error) {
 	if journals == "" {
 		journals = filepath.Join(path, log.JournalName)
 	}
-	b.files = journal.NewFiles(cfg.Host, journal.Config{Dir: journals, LogDir: path, Cores: cfg.Cores, Bytes: set.Int("journal.bytes")})
+	b.files = journal.NewFiles(cfg.Host, journal.Config{Dir: journals, LogDir: path, Cores: cfg.Cores, Bytes: set.Int("journal.bytes"), Log: cfg.Log})
 	b.dir, b.report, err = log.OpenDir(cfg.Host, path, log.DirConfig{
 		NodeID: b.shared.NodeID, Parallel: cfg.Recovery, Config: b.topicConfig(nil), Journal: b.files,
 	})

@@ -181,7 +181,7 @@ func serve(set *config.Broker) error {
 	}
 	if limit, inUse, ok := descriptors(); ok {
 		n := connectionsMax(limit, inUse)
-		if most := set.Int("max.connections"); n < most {
+		if most := set.Int("max.connections"); n < min(most, connectionsMany) {
 			logf("connections: %d at most, fewer than max.connections=%d: of %d descriptors (RLIMIT_NOFILE) %d are in use and %d are kept for segments", n, most, limit, inUse, limit-inUse-n)
 		}
 		b.LimitConnections(n)
@@ -264,11 +264,20 @@ func allowedCPUs() []int {
 // quotaCPUs is the cgroup's CPU quota, rounded up. Go's runtime has read it.
 func quotaCPUs() int { return max(1, runtime.GOMAXPROCS(0)) }
 
-// raiseFileLimit takes all descriptors that the hard limit allows: segments and
-// connections need them.
+// descriptorsWanted is how many descriptors a broker asks for: who may raise the hard limit
+// (root) gets them, everybody else what the hard limit allows.
+const descriptorsWanted = 1 << 20
+
+// raiseFileLimit takes all descriptors that can be had: segments and connections need them.
 func raiseFileLimit() {
 	var l unix.Rlimit
-	if unix.Getrlimit(unix.RLIMIT_NOFILE, &l) == nil && l.Cur < l.Max {
+	if unix.Getrlimit(unix.RLIMIT_NOFILE, &l) != nil {
+		return
+	}
+	if l.Max < descriptorsWanted && unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: descriptorsWanted, Max: descriptorsWanted}) == nil {
+		return
+	}
+	if l.Cur < l.Max {
 		l.Cur = l.Max
 		unix.Setrlimit(unix.RLIMIT_NOFILE, &l)
 	}
@@ -285,12 +294,16 @@ func descriptors() (limit, inUse int64, ok bool) {
 	return int64(min(l.Cur, math.MaxInt64)), int64(len(open)), true
 }
 
-// segmentDescriptors is how many descriptors are kept for segments that are still to be
-// opened, where there are twice as many; connections must not keep a log from rolling.
-const segmentDescriptors = 1 << 16
+const (
+	// segmentDescriptors is how many descriptors are kept for segments that are still to be
+	// opened, where there are four times as many; connections must not keep a log from rolling.
+	segmentDescriptors = 1 << 16
+	// connectionsMany are enough not to speak of, unless max.connections asks for more than there are.
+	connectionsMany = 1 << 14
+)
 
 // connectionsMax is how many connections the descriptors that are left allow.
 func connectionsMax(limit, inUse int64) int64 {
 	left := max(limit-inUse, 2)
-	return left - min(left/2, segmentDescriptors)
+	return left - max(min(left/4, segmentDescriptors), 1)
 }

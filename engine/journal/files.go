@@ -28,6 +28,8 @@ type Config struct {
 	LogDir string // the directory of logs that they belong to
 	Cores  int    // how many there will be from Begin on
 	Bytes  int64  // of each; rounded down to whole blocks, at least BytesMin
+	// Log takes one line for people; nil: nobody wants it.
+	Log func(format string, args ...any)
 }
 
 // Files is the journals of one broker on disk. Its methods block, and are called in
@@ -66,6 +68,8 @@ type Report struct {
 	Torn    []string // files whose last frame was torn, or damaged: it was left out
 	Damaged []string // entries whose batches cannot be had
 	Nanos   int64
+
+	Predicted int64 // ns that it was thought to take
 }
 
 func (r *Report) String() string {
@@ -75,8 +79,8 @@ func (r *Report) String() string {
 	case r.Empty:
 		return "journal: closed cleanly, nothing to replay"
 	}
-	s := fmt.Sprintf("journal: %d bytes read from %d files, %d entries with %d bytes replayed, in %.1f ms",
-		r.Read, r.Files, r.Entries, r.Bytes, float64(r.Nanos)/1e6)
+	s := fmt.Sprintf("journal: %d bytes read from %d files, %d entries with %d bytes replayed, in %.1f ms (predicted: %.1f)",
+		r.Read, r.Files, r.Entries, r.Bytes, float64(r.Nanos)/1e6, float64(r.Predicted)/1e6)
 	for _, t := range r.Torn {
 		s += "\n  " + t + ": left out"
 	}

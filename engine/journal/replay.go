@@ -30,15 +30,21 @@ func (f *Files) Replay(directory [16]byte, apply func(*Entry) error) error {
 		return nil
 	}
 	f.report.Files = f.meta.files
+	var size int64
 	for i := range f.meta.files {
-		if err := f.replayFile(f.path(i), apply); err != nil {
+		if info, err := f.host.Stat(f.path(i)); err == nil {
+			size += info.Size
+		}
+	}
+	for i := range f.meta.files {
+		if err := f.replayFile(f.path(i), size, apply); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (f *Files) replayFile(path string, apply func(*Entry) error) error {
+func (f *Files) replayFile(path string, total int64, apply func(*Entry) error) error {
 	fd, err := f.host.Open(path, ring.ReadOnly)
 	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("%s is missing: what was acknowledged may be there and nowhere else", path)
@@ -47,7 +53,7 @@ func (f *Files) replayFile(path string, apply func(*Entry) error) error {
 		return err
 	}
 	defer f.host.Close(fd)
-	r := reader{host: f.host, fd: fd, path: path, id: f.meta.id, generation: f.meta.generation, report: &f.report}
+	r := reader{host: f.host, fd: fd, path: path, id: f.meta.id, generation: f.meta.generation, report: &f.report, total: total, log: f.cfg.Log}
 	all, err := r.scan()
 	if err != nil {
 		return err
@@ -67,6 +73,8 @@ type reader struct {
 	id         [16]byte
 	generation uint64
 	report     *Report
+	total      int64 // bytes of all files
+	log        func(format string, args ...any)
 	buf        []byte
 }
 
@@ -99,10 +107,12 @@ func (r *reader) scan() ([]found, error) {
 	for off := int64(0); off < size; {
 		at := int(off - from)
 		if at+frameMax > len(b) && from+int64(len(b)) < size {
+			began := r.host.Monotonic()
 			if b, err = r.read(off, int(min(window, size-off))); err != nil {
 				return nil, err
 			}
 			from, at = off, 0
+			r.predict(int64(len(b)), r.host.Monotonic()-began)
 		}
 		if at >= len(b) { // shorter than it says
 			break
@@ -118,6 +128,18 @@ func (r *reader) scan() ([]found, error) {
 		off += step
 	}
 	return all, nil
+}
+
+// predict says, after the first piece, how long all of it will take: each frame is read
+// twice at most, and what is replayed is written and synced.
+func (r *reader) predict(bytes, nanos int64) {
+	if r.report.Predicted > 0 || bytes == 0 {
+		return
+	}
+	r.report.Predicted = max(2*nanos*(r.total/bytes+1), 1)
+	if r.log != nil {
+		r.log("recovery: journal: %d bytes to read, in about %.0f ms at most", r.total, float64(r.report.Predicted)/1e6)
+	}
 }
 
 // checkEntries says whether every entry of a frame has the bytes that it was written with.

@@ -47,6 +47,7 @@ type CoreStats struct {
 	Batches, Bytes uint64 // appended
 	Duplicates     uint64
 	Writes, Syncs  uint64 // ops submitted for segments
+	Ranges         uint64 // write-backs started
 	TailReads      uint64
 	FileReads      uint64
 	Lookups        uint64 // file reads and timestamp queries that needed a worker

@@ -76,6 +76,7 @@ type Log struct {
 
 	write       writeOp
 	sync        syncOp
+	back        rangeOp
 	indexWrite  indexOp
 	indexBefore timeEntry
 	entry       entryOp

@@ -153,7 +153,7 @@ func (l *Log) endCut() {
 
 // quiet says that nothing of the log is in flight.
 func (l *Log) quiet() bool {
-	return !l.write.busy && !l.sync.busy && l.indexWrite.seg == nil && l.lookups == 0 && !l.entry.busy
+	return !l.write.busy && !l.sync.busy && !l.back.busy && l.indexWrite.seg == nil && l.lookups == 0 && !l.entry.busy
 }
 
 // planCut fills what the worker needs.

@@ -17,6 +17,8 @@ const (
 	// writes to its segment, and for how long: nobody waits for it.
 	writeBehindBytes = 64 << 10
 	writeBehindNanos = 250e6
+	// writeBackBytes is how much is written before its write-back is started.
+	writeBackBytes = 256 << 10
 	// spaceRetry is how often a full disk is tried again, ns.
 	spaceRetry = 1e9
 )
@@ -105,6 +107,43 @@ func (l *Log) writeDue(k *chunk) bool {
 		l.age.pending == 0 || c.io.Now()-l.age.pending >= writeBehindNanos
 }
 
+// rangeOp starts the write-back of what has been written to a segment: under Journal, so that
+// the sync that the journal asks for one day finds little to do.
+type rangeOp struct {
+	ring.Op
+	log  *Log
+	seg  *segment
+	from int64 // of seg, in bytes: what lies below has been started
+	busy bool
+}
+
+// kickRange starts it for each writeBackBytes.
+func (l *Log) kickRange(s *segment, to int64) {
+	r := &l.back
+	if r.busy || l.cfg.Policy != Journal || l.fence != nil {
+		return
+	}
+	if r.seg != s {
+		r.seg, r.from = s, to&^(writeBackBytes-1)
+	}
+	if to -= to % 4096; to-r.from < writeBackBytes {
+		return
+	}
+	s.lease()
+	r.busy = true
+	r.Op = ring.Op{Code: ring.SyncRange, FD: s.fd, Off: r.from, Len: to - r.from, Done: r}
+	r.from = to
+	l.core.stats.Ranges++
+	l.core.io.Submit(&r.Op)
+}
+
+// Complete has nothing to say: a failed write-back is for the sync to report.
+func (r *rangeOp) Complete(*ring.Op) {
+	r.busy = false
+	r.log.unlease(r.seg)
+	r.log.step()
+}
+
 // submit writes the next w.left bytes of the tail.
 func (w *writeOp) submit() {
 	l := w.log
@@ -165,6 +204,7 @@ func (w *writeOp) Complete(op *ring.Op) {
 		l.fail(w.seg.path(suffixLog), errShort)
 	case whole:
 		l.advanceWritten(w.end)
+		l.kickRange(w.seg, op.Off+int64(op.Result))
 	}
 	if w.chained && !whole { // the sync comes back cancelled
 		w.canceled = true
