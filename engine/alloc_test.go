@@ -9,48 +9,58 @@ import (
 // On the way of a record nothing is allocated, on whichever core its partition lives.
 func TestNoAllocations(t *testing.T) {
 	eachBackend(t, func(t *testing.T, backend string) {
-		h := newHand(t, backend)
-		h.topic("t")
-		b := batch(10, 90)
-		none := func(name string, f func()) {
-			t.Helper()
-			for range 300 { // memory, lists and buffers reach their sizes
-				f()
-			}
-			if n := testing.AllocsPerRun(500, f); n != 0 {
-				t.Errorf("%s: %v allocations", name, n)
-			}
-		}
-		for _, w := range ways {
-			for _, version := range []int16{3, 9} {
-				put := w.produce(version, b)
-				none("produce to "+w.name, func() {
-					h.send(put)
-					h.receive()
-				})
-			}
-			end := h.put(w, b)
-			get := w.fetch(0, 1, end-10)
-			none("fetch from "+w.name, func() {
-				h.send(get)
-				if len(h.receive()) < len(b) {
-					t.Fatal("nothing was fetched")
-				}
-			})
-		}
-		// A long poll, woken by a produce. It asks for what cannot be there, so that it
-		// can be repeated, and is let go by its MaxWait of 1 ms.
-		for _, w := range ways {
-			end := h.put(ways[2], b)
-			poll, put := w.fetch(1, 1<<20, end), ways[2].produce(9, b)
-			none("long poll of "+w.name, func() {
-				h.send(poll)
-				h.send(put)
-				h.receive()
-				h.receive()
-			})
+		t.Run("os", func(t *testing.T) { noAllocations(t, backend, "os") })
+		// AllocsPerRun leaves one P to this test, which turns round without a rest: with epoll the
+		// worker that makes the synchronous write would get it once in 10 ms. What the log and the
+		// journal do is held there by their own tests.
+		if backend == "uring" {
+			t.Run("journal", func(t *testing.T) { noAllocations(t, backend, "journal") })
 		}
 	})
+}
+
+func noAllocations(t *testing.T, backend, policy string) {
+	h := newHand(t, backend, "flush.policy="+policy)
+	h.topic("t")
+	b := batch(10, 90)
+	none := func(name string, f func()) {
+		t.Helper()
+		for range 300 { // memory, lists and buffers reach their sizes
+			f()
+		}
+		if n := testing.AllocsPerRun(500, f); n != 0 {
+			t.Errorf("%s: %v allocations", name, n)
+		}
+	}
+	for _, w := range ways {
+		for _, version := range []int16{3, 9} {
+			put := w.produce(version, b)
+			none("produce to "+w.name, func() {
+				h.send(put)
+				h.receive()
+			})
+		}
+		end := h.put(w, b)
+		get := w.fetch(0, 1, end-10)
+		none("fetch from "+w.name, func() {
+			h.send(get)
+			if len(h.receive()) < len(b) {
+				t.Fatal("nothing was fetched")
+			}
+		})
+	}
+	// A long poll, woken by a produce. It asks for what cannot be there, so that it
+	// can be repeated, and is let go by its MaxWait of 1 ms.
+	for _, w := range ways {
+		end := h.put(ways[2], b)
+		poll, put := w.fetch(1, 1<<20, end), ways[2].produce(9, b)
+		none("long poll of "+w.name, func() {
+			h.send(poll)
+			h.send(put)
+			h.receive()
+			h.receive()
+		})
+	}
 }
 
 // A record's bytes are copied once, into the log's memory; the start of a request that

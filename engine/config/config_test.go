@@ -80,7 +80,7 @@ log.retention.hours=2
 	}
 	for key, want := range map[string]string{
 		"node.id": "7", "log.dirs": "/var/lib/x", "delete.topic.enable": "false", "num.partitions": "12",
-		"log.retention.hours": "2", "log.segment.bytes": "2097152", "flush.policy": "os", "advertised.listeners": "",
+		"log.retention.hours": "2", "log.segment.bytes": "2097152", "flush.policy": "journal", "advertised.listeners": "",
 	} {
 		if got := b.String(key); got != want {
 			t.Errorf("%s=%q, wanted %q", key, got, want)

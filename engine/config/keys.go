@@ -75,7 +75,7 @@ var brokerKeys = []Key{
 	list("log.dirs", "./data", "The directory of the logs; one."),
 	num("shards", Int, 0, 0, 256, "Cores that serve; 0: one for each CPU this process may use."),
 	str("ring.backend", "auto", "The door to the kernel: io_uring, or epoll with worker threads; auto takes uring where the kernel allows it.", "auto", "uring", "posix"),
-	str("flush.policy", "os", "When an acknowledged record is on disk: os: when the kernel writes it back; interval: within flush.ms, flush.messages and flush.bytes; write: each batch synced by itself before its acknowledgement; file: before its acknowledgement, one sync for all that waited; journal: before its acknowledgement, in the core's journal, one synchronous write for all partitions.", "os", "interval", "write", "file", "journal"),
+	str("flush.policy", "journal", "When an acknowledged record is on disk: os: when the kernel writes it back; interval: within flush.ms, flush.messages and flush.bytes; write: each batch synced by itself before its acknowledgement; file: before its acknowledgement, one sync for all that waited; journal: before its acknowledgement, in the core's journal, one synchronous write for all partitions.", "os", "interval", "write", "file", "journal"),
 	num("flush.ms", Long, 100, 1, maxLong, "flush.policy=interval: an acknowledged record is on disk after this many ms at the latest."),
 	num("flush.messages", Long, 10000, 1, maxLong, "flush.policy=interval: at most this many acknowledged records of a partition are not on disk."),
 	num("flush.bytes", Long, 8<<20, 1, maxLong, "flush.policy=interval: at most this many acknowledged bytes of a partition are not on disk."),
