@@ -387,6 +387,10 @@ func commandLog(t *testing.T, b *broker) {
 	dir := filepath.Join(b.dir, topic+"-0")
 	segment := filepath.Join(dir, "00000000000000000000")
 
+	// Under journal the segment follows the acknowledgement, a little later.
+	eventually(t, time.Minute, "everything in the segment's file", func() bool {
+		return strings.Contains(millrace(t, "", "log", "dump", "--files", segment+".log", "--print-data-log"), "payload: z49\n")
+	})
 	records := millrace(t, "", "log", "dump", "--files", segment+".log", "--print-data-log")
 	contains(t, records, "Dumping "+segment+".log\nLog starting offset: 0\nbaseOffset: 0 lastOffset: ", " position: 0 CreateTime: ", "compresscodec: zstd",
 		"| offset: 0 CreateTime: ", " keySize: 2 valueSize: 2 sequence: 0 headerKeys: [h] key: k1 payload: v1\n", "key: k2 payload: v2\n", "payload: z49\n")

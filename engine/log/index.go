@@ -162,11 +162,15 @@ type indexOp struct {
 	left   int
 }
 
-// kickIndex writes the active segment's index entries once their block is full.
+// kickIndex writes the active segment's index entries once their block is full. Index after
+// data: whoever looks at the files of a running broker finds the index short, never wrong.
 func (l *Log) kickIndex() {
 	s, w := l.active(), &l.indexWrite
 	x := &s.index
 	if x.heldOffsets < indexHeld || w.seg != nil || !s.open || l.fence != nil || l.deleting {
+		return
+	}
+	if getOffsetEntry(x.block[(indexHeld-1)*offsetEntrySize:], s.base).offset >= l.written {
 		return
 	}
 	w.seg, w.block, w.counts = s, x.block, [2]int32{x.heldOffsets, x.heldTimes}

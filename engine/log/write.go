@@ -16,7 +16,7 @@ const (
 	// writeBehindBytes and writeBehindNanos are how much a log under Journal gathers before it
 	// writes to its segment, and for how long: nobody waits for it.
 	writeBehindBytes = 64 << 10
-	writeBehindNanos = 250e6
+	writeBehindNanos = 10e6
 	// writeBackBytes is how much is written before its write-back is started.
 	writeBackBytes = 256 << 10
 	// spaceRetry is how often a full disk is tried again, ns.
@@ -102,7 +102,7 @@ func (l *Log) kickWrite() {
 // writeDue says whether what has gathered from chunk k on is to be written, under Journal.
 func (l *Log) writeDue(k *chunk) bool {
 	c := l.core
-	return l.bytesIn-l.bytesWritten >= writeBehindBytes || l.syncWanted > l.written || k.seg != l.active() ||
+	return l.bytesIn-l.bytesWritten >= writeBehindBytes || k.seg.index.heldOffsets == indexHeld || l.syncWanted > l.written || k.seg != l.active() ||
 		c.pressed || c.unwritten > c.tailMax/2 || l.closing || l.cutting ||
 		l.age.pending == 0 || c.io.Now()-l.age.pending >= writeBehindNanos
 }
