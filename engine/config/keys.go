@@ -79,7 +79,7 @@ var brokerKeys = []Key{
 	num("flush.ms", Long, 100, 1, maxLong, "flush.policy=interval: an acknowledged record is on disk after this many ms at the latest."),
 	num("flush.messages", Long, 10000, 1, maxLong, "flush.policy=interval: at most this many acknowledged records of a partition are not on disk."),
 	num("flush.bytes", Long, 8<<20, 1, maxLong, "flush.policy=interval: at most this many acknowledged bytes of a partition are not on disk."),
-	num("journal.bytes", Long, 256<<20, 64<<10, 1<<40, "The size of each core's journal, bytes. It is reserved at the start. Half of it should hold 64 KiB for each partition of the core."),
+	num("journal.bytes", Long, 128<<20, 64<<10, 1<<40, "The size of each core's journal, bytes. It is reserved at the start. Half of it should hold 64 KiB for each partition of the core."),
 	str("journal.dir", unset, "The directory of the journals; by default journal in log.dirs. On another device they do not share its flushes with the segments."),
 	num("tail.bytes", Long, 128<<20, 1<<20, 1<<35, "Memory for recent batches on each core, from which consumers at the end of a log are served; at most half of memory.bytes."),
 	num("memory.bytes", Long, 512<<20, 64<<20, 1<<36, "Address space for buffers on each core: requests, replies and the tail. Pages are used as they are needed."),
