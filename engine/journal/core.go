@@ -45,6 +45,7 @@ type Core struct {
 	head int64 // position where the next frame goes, unless it would not fit before the file's end
 	prev int64 // position of the last frame, or -1
 	tail int64 // what lies below is not needed
+	said int64 // the tail that the last durable frame names
 
 	stakes  []*Stake
 	cutting bool
@@ -90,6 +91,7 @@ type frameOp struct {
 	core  *Core
 	busy  bool
 	at    int64
+	start int64
 	size  int // padded
 	began int64
 }
@@ -141,7 +143,7 @@ func (c *Core) EntryMax() int { return len(c.stage) - headerSize - rowSize }
 
 // Full: less than an eighth is free.
 func (c *Core) Full() bool {
-	c.full = c.size-c.Used() < c.size/8
+	c.full = c.err == nil && c.size-c.Used() < c.size/8
 	return c.full
 }
 
@@ -164,6 +166,9 @@ func (c *Core) AfterStep() (again bool) {
 		return c.queue.first != nil
 	}
 	c.cut()
+	if c.stalled {
+		c.round()
+	}
 	c.kick()
 	c.kickZero()
 	return false
@@ -175,8 +180,14 @@ func (c *Core) kick() {
 	if f.busy || c.queue.first == nil {
 		return
 	}
+	c.write(c.queue.first)
+}
+
+// write writes a frame with first and what follows it in the queue; nil: with nothing.
+func (c *Core) write(first *Entry) {
+	f := &c.frame
 	entries, size := 0, headerSize
-	for e := c.queue.first; e != nil && size+rowSize+e.Size <= len(c.stage); e = e.next {
+	for e := first; e != nil && size+rowSize+e.Size <= len(c.stage); e = e.next {
 		size += rowSize + e.Size
 		entries++
 	}
@@ -184,7 +195,14 @@ func (c *Core) kick() {
 	if left := c.size - at%c.size; left < whole {
 		at += left // not in two parts: on from the start of the file
 	}
-	if at+whole-c.tail > c.size {
+	if first != nil && at+whole-c.said > c.size-blockSize {
+		// Torn, a frame leaves the one before it as the last, and a replay begins where that one says:
+		// nothing from there on may be overwritten. One block is kept for a frame that only says
+		// that less is needed by now.
+		if c.said < c.tail {
+			c.write(nil)
+			return
+		}
 		if !c.stalled {
 			c.stalled = true
 			c.stats.Waits++
@@ -211,7 +229,7 @@ func (c *Core) kick() {
 	}
 	clear(c.stage[size:whole])
 	putHeader(c.stage, c.id, c.gen, header{at: at, prev: c.prev, start: c.tail, entries: entries, size: size})
-	f.busy, f.at, f.size, f.began = true, at, int(whole), c.io.Now()
+	f.busy, f.at, f.size, f.began, f.start = true, at, int(whole), c.io.Now(), c.tail
 	c.head, c.prev = at+whole, at
 	c.stats.Entries += uint64(entries)
 	f.write(0)
@@ -244,6 +262,7 @@ func (f *frameOp) Complete(op *ring.Op) {
 		return
 	}
 	f.busy = false
+	c.said = f.start
 	if err := op.Error(); err != nil {
 		c.fail(fmt.Errorf("%s: write of %d bytes at %d: %w", c.path, f.size, f.at%c.size, err))
 	} else if op.Result == 0 {
@@ -271,6 +290,20 @@ func (c *Core) refuse() {
 	c.queue = queue{}
 	for e := waiting.pop(); e != nil; e = waiting.pop() {
 		e.Done.Durable(e, c.err)
+	}
+}
+
+// round answers what waits for room and is durable in the partitions' own files by now: a
+// partition that is closed or deleted does not wait for a cut that may never come.
+func (c *Core) round() {
+	waiting := c.queue
+	c.queue = queue{}
+	for e := waiting.pop(); e != nil; e = waiting.pop() {
+		if e.End <= e.Stake.durable {
+			e.Done.Durable(e, nil)
+		} else {
+			c.queue.push(e)
+		}
 	}
 }
 

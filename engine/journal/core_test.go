@@ -598,3 +598,51 @@ func (q *quick) WriteBack(offset int64) { q.core.Cut(&q.stake, offset) }
 func (q *quick) Durable(_ *Entry, err error) {
 	q.done, q.err = true, errors.Join(q.err, err)
 }
+
+// A frame that is torn after a cut has made room leaves everything that the frame before it needs.
+func TestTornBehindACut(t *testing.T) {
+	for seed := range uint64(60) {
+		r := newRig(t, seed)
+		r.must(3)
+		for _, p := range r.parts {
+			p.slow = true
+		}
+		for i := 0; r.core.Stats().Waits == 0; i++ {
+			if p := r.parts[i%2]; !p.busy {
+				p.submit(9000)
+				r.idle()
+			}
+		}
+		for _, p := range r.parts[:2] {
+			r.core.Cut(&p.stake, p.wanted)
+		}
+		r.parts[2].submit(9000)
+		r.world.CrashAfter(r.disk, 1+int(seed%6), sim.PowerLoss)
+		r.idle()
+		if !r.disk.Crashed() {
+			r.disk.Crash(sim.PowerLoss)
+		}
+		r.disk.Restart()
+		r.must(3)
+	}
+}
+
+// Every directory above a journal.dir of one's own is as durable as the journal.
+func TestNestedDirectory(t *testing.T) {
+	r := newRig(t, 1)
+	start := func() error {
+		f := NewFiles(r.disk, Config{Dir: "/j/a/b", LogDir: "/data", Cores: 1, Bytes: 64 << 10})
+		err := f.Replay(directory, func(*Entry) error { return nil })
+		if err == nil {
+			err = f.Begin()
+		}
+		f.Close(false)
+		return err
+	}
+	for range 2 {
+		if err := start(); err != nil {
+			t.Fatal(err)
+		}
+		r.crash()
+	}
+}

@@ -52,6 +52,7 @@ func (c *Core) served(s *Stake) {
 // Cut moves the partition's stake forward, where that is known to be all that
 // is needed: past everything, or to the mark of the cut.
 func (c *Core) Cut(s *Stake, offset int64) {
+	s.durable = max(s.durable, offset)
 	switch {
 	case s.first < 0:
 	case offset >= s.last:

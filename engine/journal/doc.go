@@ -48,8 +48,9 @@
 //	           report says so.) One that is not whole and has a successor is damage.
 //	cut        moves nothing on disk; the next frame says where a replay begins. Until then
 //	           a replay meets entries that the partition's files have: they are skipped.
-//	turn       a frame overwrites frames that are not needed. Torn, it leaves neither
-//	           them nor itself.
+//	turn       a frame overwrites frames that the last durable frame does not need: where a
+//	           cut has made more room than that one says, a frame without entries, for which a block is
+//	           kept, says so first. Torn, a frame leaves neither what it overwrites nor itself.
 //	begin      [journal.properties: empty] where files are made, resized or removed
 //	           -> [the files, synced; SyncDir] -> [journal.properties: the next generation]:
 //	           every old frame is void -> [journal-checkpoint in the directory of logs] -> the first

@@ -108,10 +108,10 @@ func (f *Files) path(core int) string {
 func (f *Files) open(directory [16]byte) error {
 	h := f.host
 	f.dir = directory
-	if err := h.MkdirAll(f.cfg.Dir); err != nil {
+	if err := ring.MkdirAll(h, f.cfg.Dir); err != nil {
 		return err
 	}
-	if err := h.SyncDir(filepath.Dir(f.cfg.Dir)); err != nil {
+	if err := h.SyncDir(filepath.Dir(f.cfg.Dir)); err != nil { // a killed start may have made it
 		return err
 	}
 	var err error

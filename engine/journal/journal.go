@@ -96,6 +96,7 @@ type Stake struct {
 	later     int64 // during a cut: position of the first frame after the mark
 	last      int64 // where its last entry in a frame ends, in offsets
 	target    int64 // during a cut: what has to be durable
+	durable   int64 // in its own files
 	awaited   bool  // the cut waits for it
 	asked     bool  // WriteBack was called
 	fenced    bool

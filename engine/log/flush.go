@@ -125,7 +125,7 @@ func (l *Log) wantSync() {
 // synced in their order, each one whole before the next: synced is a prefix.
 func (l *Log) kickSync() {
 	y := &l.sync
-	if y.busy || l.fence != nil || l.deleting || l.closed || l.frozen || l.syncWanted <= l.synced || l.written <= l.synced || l.write.busy && l.write.chained {
+	if y.busy || l.fence != nil || l.deleting && !l.entry.busy || l.closed || l.frozen || l.syncWanted <= l.synced || l.written <= l.synced || l.write.busy && l.write.chained {
 		return
 	}
 	s := l.segmentOf(l.synced)

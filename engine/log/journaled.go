@@ -68,7 +68,7 @@ func (l *Log) kickJournal() {
 		l.kickSync()
 		return
 	}
-	e.busy, l.journaled = true, true
+	e.busy = true
 	e.Key, e.LeaderEpoch, e.Bufs, e.Stake, e.Done = l.JournalKey(), l.epochs.latest(), e.bufs[:e.n], &l.stake, e
 	l.journalEnd = e.End
 	l.core.journal.Submit(&e.Entry)
@@ -86,7 +86,7 @@ func renew(h ring.Host, dir string, from, to uint64) error {
 // renewed makes it so in memory.
 func (l *Log) renewed(incarnation uint64) {
 	l.core.journal.Detach(&l.stake)
-	l.incarnation, l.journaled = incarnation, false
+	l.incarnation = incarnation
 	l.core.journal.Attach(l, &l.stake)
 }
 

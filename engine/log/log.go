@@ -81,7 +81,6 @@ type Log struct {
 	indexBefore timeEntry
 	entry       entryOp
 	stake       journal.Stake
-	journaled   bool  // the journal may hold something of this incarnation
 	journalEnd  int64 // what lies below is on disk in the files, or in the journal
 	age         flushAge
 

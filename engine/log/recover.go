@@ -471,7 +471,7 @@ func (r *recovery) apply(e *journal.Entry) error {
 		return nil
 	case e.Damage != nil:
 		r.lost(e.Damage)
-		return nil
+		return r.setAside(e)
 	case s.end < e.Prev:
 		r.lost(fmt.Errorf("the files end at offset %d, and the journal goes on behind %d", s.end, e.Prev))
 		return r.setAside(e)
@@ -532,9 +532,10 @@ func (r *recovery) lost(cause error) {
 }
 
 // setAside keeps what the journal has of a log that it cannot be replayed into, in a file of
-// whole batches beside the segments: the journal forgets it.
+// whole batches beside the segments: the journal forgets it. While the file is there, even with
+// nothing in it since its batches were damaged, the log stays fenced.
 func (r *recovery) setAside(e *journal.Entry) error {
-	if e.Damage != nil || e.End <= r.log.active().end {
+	if e.End <= r.log.active().end {
 		return nil
 	}
 	if r.aside == ring.NoFD {

@@ -93,8 +93,8 @@ func (l *Log) Truncate(to int64, done Done) {
 		}})
 }
 
-// renewal is a new incarnation for a log that is cut, where the journal may hold
-// something of the old one.
+// renewal is a new incarnation for a log that is cut, where there is a journal: what that
+// holds of the old one, and knows of its offsets, is void.
 type renewal struct {
 	from, to uint64
 	wanted   bool
@@ -103,7 +103,7 @@ type renewal struct {
 }
 
 func (r *renewal) planRenewal(l *Log) {
-	if l.core.journal != nil && (l.journaled || l.cfg.Policy == Journal) {
+	if l.core.journal != nil {
 		*r = renewal{from: l.incarnation, to: l.core.io.Random(), wanted: true, at: l.path, on: l.host()}
 	}
 }

@@ -47,7 +47,7 @@ type writeOp struct {
 // kickWrite writes what is in the tail and not in the file.
 func (l *Log) kickWrite() {
 	w := &l.write
-	if w.busy || l.fence != nil || l.noSpace || l.deleting || l.closed || l.tail.dirty >= l.tail.len() {
+	if w.busy || l.fence != nil || l.noSpace || l.deleting && !l.entry.busy || l.closed || l.tail.dirty >= l.tail.len() {
 		return
 	}
 	for l.tail.dirty < l.tail.len() && l.tail.at(l.tail.dirty).written == len(l.tail.at(l.tail.dirty).buf) {
