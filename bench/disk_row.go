@@ -79,9 +79,11 @@ func diskPlan() []*diskRow {
 		for _, place := range diskPlaces {
 			for _, way := range diskWays {
 				r := &diskRow{way: way, place: place, size: size, depth: depth, weight: 1, latency: newHistogram(), sync: newHistogram()}
-				if size == 4<<10 && depth == 1 {
-					r.weight = map[string]float64{PlaceOverwrite: 6}[place]
-					r.weight = max(2, r.weight)
+				switch {
+				case size == 4<<10 && depth == 1 && place == PlaceOverwrite:
+					r.weight = 6
+				case size == 4<<10 && depth == 1:
+					r.weight = 2
 				}
 				rows = append(rows, r)
 			}
