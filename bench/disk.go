@@ -16,8 +16,8 @@ const diskAbout = `usage: millrace bench disk [flags]
 
 Measures the disk under a directory: how long a durable write takes, by way,
 size, place and depth; how many flushes reach the device for it; what the device
-says of its cache and of torn writes. It writes some GiB to files of at most 512 MiB,
-removes them, and leaves the figures in DIR/disk.json.
+says of its cache and of torn writes. It writes some GiB to two files of at most
+256 MiB each, removes them, and leaves the figures in DIR/disk.json.
 
 flags:
 `

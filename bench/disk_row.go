@@ -45,14 +45,15 @@ type DiskRow struct {
 
 	Missing string `json:"notMeasured,omitempty"` // why; then there are no figures
 
-	Writes          int64    `json:"writes"`
-	Seconds         float64  `json:"seconds"`
-	BytesPerSecond  float64  `json:"bytesPerSecond"`
-	Latency         Latency  `json:"latency"`
-	Sync            *Latency `json:"sync,omitempty"`  // fdatasync alone, contained in Latency
-	FlushesPerWrite *float64 `json:"flushesPerWrite"` // of the whole device, others' included; nil when it does not count them
-	Use             Use      `json:"use"`
-	Disturbed       bool     `json:"disturbed"` // steal was over StealMax
+	Writes          int64     `json:"writes"`
+	Seconds         float64   `json:"seconds"`
+	BytesPerSecond  float64   `json:"bytesPerSecond"`
+	Latency         Latency   `json:"latency"`
+	Rounds          []float64 `json:"roundP50Micros"`  // the median of each round that may give one
+	Sync            *Latency  `json:"sync,omitempty"`  // fdatasync alone, contained in Latency
+	FlushesPerWrite *float64  `json:"flushesPerWrite"` // of the whole device, others' included; nil when it does not count them
+	Use             Use       `json:"use"`
+	Disturbed       bool      `json:"disturbed"` // steal was over StealMax
 }
 
 // diskRow is a DiskRow in the making: its slices, one a round, are added up.
@@ -68,6 +69,8 @@ type diskRow struct {
 
 	mu            sync.Mutex
 	latency, sync *hdrhistogram.Histogram
+	round         *hdrhistogram.Histogram // latency of the current slice
+	rounds        []float64
 }
 
 // diskPlan lists the rows: all sizes one at a time, then the smallest at depth.
@@ -78,7 +81,7 @@ func diskPlan() []*diskRow {
 	add := func(size, depth int) {
 		for _, place := range diskPlaces {
 			for _, way := range diskWays {
-				r := &diskRow{way: way, place: place, size: size, depth: depth, weight: 1, latency: newHistogram(), sync: newHistogram()}
+				r := &diskRow{way: way, place: place, size: size, depth: depth, weight: 1, latency: newHistogram(), sync: newHistogram(), round: newHistogram()}
 				switch {
 				case size == 4<<10 && depth == 1 && place == PlaceOverwrite:
 					r.weight = 6
@@ -105,14 +108,21 @@ func (r *diskRow) String() string {
 func (r *diskRow) done(whole, sync time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	record(r.latency, whole, 1)
+	record(r.round, whole, 1)
 	if r.way != WayDSync {
 		record(r.sync, sync, 1)
 	}
 }
 
-// passed adds what the counters said of one slice.
+// passed ends a slice: it adds the slice's latency, and what the counters said of it.
 func (r *diskRow) passed(m meter, from, to sample, elapsed time.Duration) {
+	if n := r.round.TotalCount(); n >= 2*SamplesAbove {
+		r.rounds = append(r.rounds, float64(r.round.ValueAtPercentile(50)))
+	}
+	if dropped := r.latency.Merge(r.round); dropped > 0 {
+		panic(fmt.Sprintf("BUG: %d samples lost between histograms of one kind", dropped))
+	}
+	r.round.Reset()
 	r.meter = m
 	r.elapsed += elapsed
 	r.used.cpu.total += to.cpu.total - from.cpu.total
@@ -126,7 +136,7 @@ func (r *diskRow) passed(m meter, from, to sample, elapsed time.Duration) {
 }
 
 func (r *diskRow) result() (DiskRow, error) {
-	d := DiskRow{Way: r.way, Place: r.place, Size: r.size, Depth: r.depth, Missing: r.missing, Writes: r.latency.TotalCount(), Seconds: r.elapsed.Seconds()}
+	d := DiskRow{Way: r.way, Place: r.place, Size: r.size, Depth: r.depth, Missing: r.missing, Writes: r.latency.TotalCount(), Seconds: r.elapsed.Seconds(), Rounds: r.rounds}
 	if d.Writes == 0 && d.Missing == "" {
 		d.Missing = "the time was too short"
 	}

@@ -29,7 +29,7 @@ func TestDiskPlan(t *testing.T) {
 
 // Two slices of one row are added up, and the counters with them.
 func TestDiskRowArithmetic(t *testing.T) {
-	r := &diskRow{way: WayDirect, place: PlaceOverwrite, size: 4096, depth: 1, latency: newHistogram(), sync: newHistogram()}
+	r := &diskRow{way: WayDirect, place: PlaceOverwrite, size: 4096, depth: 1, latency: newHistogram(), sync: newHistogram(), round: newHistogram()}
 	for range 150 {
 		r.done(300*time.Microsecond, 100*time.Microsecond)
 		r.done(400*time.Microsecond, 200*time.Microsecond)
@@ -47,6 +47,9 @@ func TestDiskRowArithmetic(t *testing.T) {
 	if d.Writes != 300 || math.Abs(d.BytesPerSecond-300*4096/0.3) > 1 || d.FlushesPerWrite == nil || *d.FlushesPerWrite != 1.5 {
 		t.Errorf("%+v", d)
 	}
+	if len(d.Rounds) != 1 || d.Rounds[0] != 300 { // the second slice had no samples
+		t.Errorf("medians of the rounds: %v", d.Rounds)
+	}
 	if d.Use.Steal != 5 || !d.Disturbed || *d.Use.DiskWrites != 900 {
 		t.Errorf("steal %v %%, disturbed %v, %d writes", d.Use.Steal, d.Disturbed, *d.Use.DiskWrites)
 	}
@@ -62,7 +65,7 @@ func TestDiskRowArithmetic(t *testing.T) {
 // overwrite, and of RWF_DSYNC into fallocated space.
 func figures(dsync, direct, buffered, first, flushes float64) []DiskRow {
 	row := func(way, place string, p50 float64, depth int, flushes float64) DiskRow {
-		return DiskRow{Way: way, Place: place, Size: 4 << 10, Depth: depth, Latency: Latency{P50: &p50}, FlushesPerWrite: &flushes}
+		return DiskRow{Way: way, Place: place, Size: 4 << 10, Depth: depth, Latency: Latency{P50: &p50}, Rounds: []float64{p50, p50 - 1, p50 + 1}, FlushesPerWrite: &flushes}
 	}
 	return []DiskRow{
 		row(WayDSync, PlaceOverwrite, dsync, 1, flushes), row(WayDirect, PlaceOverwrite, direct, 1, flushes),
@@ -107,6 +110,23 @@ func TestVerdicts(t *testing.T) {
 		if strings.Contains(got, c.not) {
 			t.Errorf("%s: %q in\n%s", name, c.not, got)
 		}
+	}
+}
+
+// A median that not every round bears out decides nothing.
+func TestChoiceNeedsEveryRound(t *testing.T) {
+	rows := figures(800, 1000, 1200, 1600, 1)
+	if c := journalChoice(rows); c == nil || !c.Sure || c.Way != WayDSync || c.Other != WayDirect {
+		t.Errorf("%+v", c)
+	}
+	rows[1].Rounds[2] = 790
+	f := DiskFile{Rows: rows, Choice: journalChoice(rows)}
+	if got := strings.Join(choiceVerdict(f), "\n"); f.Choice.Sure || !strings.Contains(got, "cannot be told apart") {
+		t.Errorf("%+v: %s", f.Choice, got)
+	}
+	rows[1].Rounds = rows[1].Rounds[:2]
+	if c := journalChoice(rows); c.Sure {
+		t.Errorf("a round is missing: %+v", c)
 	}
 }
 

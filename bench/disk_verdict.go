@@ -25,6 +25,7 @@ type Choice struct {
 	Micros      float64 `json:"micros"`
 	Other       string  `json:"other"` // the best of the other ways
 	OtherMicros float64 `json:"otherMicros"`
+	Sure        bool    `json:"sure"` // every round says so; else the two are not told apart
 }
 
 // find is the row with figures, or nil.
@@ -45,20 +46,24 @@ func median(r *DiskRow) *float64 {
 	return r.Latency.P50
 }
 
-// journalChoice compares one call with two. It is nil when either has no median.
+// journalChoice compares one call with the better of the two ways that take two.
+// It is nil when either has no median.
 func journalChoice(rows []DiskRow) *Choice {
-	one := median(find(rows, WayDSync, PlaceOverwrite, 4<<10, 1))
-	two, way := median(find(rows, WayDirect, PlaceOverwrite, 4<<10, 1)), WayDirect
-	if b := median(find(rows, WayBuffered, PlaceOverwrite, 4<<10, 1)); b != nil && (two == nil || *b < *two) {
-		two, way = b, WayBuffered
+	best, other := find(rows, WayDSync, PlaceOverwrite, 4<<10, 1), find(rows, WayDirect, PlaceOverwrite, 4<<10, 1)
+	if b := find(rows, WayBuffered, PlaceOverwrite, 4<<10, 1); median(b) != nil && (median(other) == nil || *median(b) < *median(other)) {
+		other = b
 	}
-	switch {
-	case one == nil || two == nil:
+	if median(best) == nil || median(other) == nil {
 		return nil
-	case *one <= *two:
-		return &Choice{WayDSync, *one, way, *two}
 	}
-	return &Choice{way, *two, WayDSync, *one}
+	if *median(other) < *median(best) {
+		best, other = other, best
+	}
+	c := &Choice{best.Way, *median(best), other.Way, *median(other), len(best.Rounds) == diskRounds && len(other.Rounds) == diskRounds}
+	for i := 0; c.Sure && i < diskRounds; i++ {
+		c.Sure = best.Rounds[i] < other.Rounds[i]
+	}
+	return c
 }
 
 // verdicts says in words what the figures of f mean, and what they cannot say.
@@ -169,7 +174,10 @@ func choiceVerdict(f DiskFile) []string {
 		}
 	}
 	line := fmt.Sprintf("journal: %s is cheaper, %s against %s with %s at 4 KiB (p50, %.0f %% less)", c.Way, micros(&c.Micros), micros(&c.OtherMicros), c.Other, 100*(1-c.Micros/c.OtherMicros))
-	if c.OtherMicros <= c.Micros*sameMax {
+	switch {
+	case !c.Sure:
+		line = fmt.Sprintf("journal: %s (%s) and %s (%s) cannot be told apart: not every one of %d rounds agrees (p50 at 4 KiB)", c.Way, micros(&c.Micros), c.Other, micros(&c.OtherMicros), diskRounds)
+	case c.OtherMicros <= c.Micros*sameMax:
 		line = fmt.Sprintf("journal: %s and %s cost the same, %s and %s at 4 KiB (p50)", c.Way, c.Other, micros(&c.Micros), micros(&c.OtherMicros))
 	}
 	if len(sizes) > 0 {
