@@ -20,20 +20,22 @@ const (
 	exitUsage  = 2
 )
 
-const usage = `usage: millrace bench produce [flags]
+const usage = `usage: millrace bench produce|disk [flags]
 
   produce   send records at a fixed rate (or as fast as they are acknowledged) and
             measure from the time each should have been sent; then read all back
   produce --compare write,file,interval,os
             the same, once per flush policy, interleaved, with medians
+  disk      measure what a durable write costs on the disk under a directory, and say
+            whether a flush reaches it
 
-Run "millrace bench produce -h" for the flags.
+Run "millrace bench produce -h" or "millrace bench disk -h" for the flags.
 `
 
 // Main is "millrace bench" with the arguments that follow it. It returns the
 // process's exit code.
 func Main(args []string, stdout, stderr io.Writer) int {
-	if len(args) == 0 || args[0] != "produce" {
+	if len(args) == 0 || args[0] != "produce" && args[0] != "disk" {
 		fmt.Fprint(stderr, usage)
 		if len(args) > 0 && (args[0] == "-h" || args[0] == "--help" || args[0] == "help") {
 			return exitOK
@@ -42,28 +44,44 @@ func Main(args []string, stdout, stderr io.Writer) int {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	p, err := parseProduce(args[1:], stderr)
+	run, err := parseCommand(args, stdout, stderr)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
 		return exitOK
 	case err != nil:
-		fmt.Fprintln(stderr, "millrace bench produce:", err)
+		fmt.Fprintf(stderr, "millrace bench %s: %v\n", args[0], err)
 		return exitUsage
-	}
-	p.args, p.stdout, p.stderr = args, stdout, stderr
-	run := p.single
-	if p.comparing() {
-		run = p.compare
 	}
 	code, err := run(ctx)
 	if errors.Is(err, context.Canceled) {
 		err = errors.New("interrupted: what is printed and written is partial")
 	}
 	if err != nil {
-		fmt.Fprintln(stderr, "millrace bench produce:", err)
+		fmt.Fprintf(stderr, "millrace bench %s: %v\n", args[0], err)
 		return exitFailed
 	}
 	return code
+}
+
+// parseCommand turns a command line into what it asks for.
+func parseCommand(args []string, stdout, stderr io.Writer) (func(context.Context) (int, error), error) {
+	if args[0] == "disk" {
+		c, err := parseDiskCommand(args[1:], stderr)
+		if err != nil {
+			return nil, err
+		}
+		c.args, c.stdout, c.stderr = args, stdout, stderr
+		return c.run, nil
+	}
+	p, err := parseProduce(args[1:], stderr)
+	if err != nil {
+		return nil, err
+	}
+	p.args, p.stdout, p.stderr = args, stdout, stderr
+	if p.comparing() {
+		return p.compare, nil
+	}
+	return p.single, nil
 }
 
 // produce is one parsed command line.

@@ -36,6 +36,12 @@ type Disk struct {
 	WriteCache string `json:"writeCache,omitempty"` // as the kernel has it
 	Scheduler  string `json:"scheduler,omitempty"`
 	BlockBytes string `json:"logicalBlockBytes,omitempty"`
+
+	Stacked       bool   `json:"stacked,omitempty"` // on several devices (RAID): flushes are not counted
+	PhysicalBytes string `json:"physicalBlockBytes,omitempty"`
+	FUA           string `json:"fua,omitempty"`                     // "1": a single write can be made durable without a flush
+	Rotational    string `json:"rotational,omitempty"`              // "1": a disk that turns, or says so
+	AtomicBytes   string `json:"atomicWriteUnitMaxBytes,omitempty"` // Linux 6.11 on; "0": none stated
 }
 
 func (m Machine) String() string {
@@ -111,7 +117,9 @@ func moduleVersion(path string) string {
 	return ""
 }
 
-// device returns the /sys directory of the whole disk under dir, or "".
+// device returns the /sys directory of the whole disk under dir, or "". Under
+// a volume that lies on one disk (LVM, dm-crypt) it is that disk: the layers
+// between do not count flushes.
 func device(dir string) string {
 	var st unix.Stat_t
 	if dir == "" || unix.Stat(dir, &st) != nil {
@@ -121,10 +129,18 @@ func device(dir string) string {
 	if err != nil {
 		return "" // tmpfs, overlay: no block device of its own
 	}
-	if _, err := os.Stat(filepath.Join(path, "partition")); err == nil {
-		path = filepath.Dir(path) // flushes are counted on the whole disk only
+	for {
+		if _, err := os.Stat(filepath.Join(path, "partition")); err == nil {
+			path = filepath.Dir(path) // flushes are counted on the whole disk only
+		}
+		below, err := filepath.Glob(filepath.Join(path, "slaves", "*"))
+		if err != nil || len(below) != 1 {
+			return path
+		}
+		if path, err = filepath.EvalSymlinks(below[0]); err != nil {
+			return ""
+		}
 	}
-	return path
 }
 
 func diskUnder(dir string) Disk {
@@ -148,6 +164,12 @@ func diskUnder(dir string) Disk {
 		d.Device = filepath.Base(dev)
 		d.WriteCache = readFile(filepath.Join(dev, "queue/write_cache"))
 		d.BlockBytes = readFile(filepath.Join(dev, "queue/logical_block_size"))
+		below, err := filepath.Glob(filepath.Join(dev, "slaves", "*"))
+		d.Stacked = err == nil && len(below) > 0
+		d.PhysicalBytes = readFile(filepath.Join(dev, "queue/physical_block_size"))
+		d.FUA = readFile(filepath.Join(dev, "queue/fua"))
+		d.Rotational = readFile(filepath.Join(dev, "queue/rotational"))
+		d.AtomicBytes = readFile(filepath.Join(dev, "queue/atomic_write_unit_max_bytes"))
 		d.Scheduler = readFile(filepath.Join(dev, "queue/scheduler"))
 		if _, after, ok := strings.Cut(d.Scheduler, "["); ok {
 			d.Scheduler, _, _ = strings.Cut(after, "]")
