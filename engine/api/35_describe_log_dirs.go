@@ -1,16 +1,31 @@
 package api
 
-// DescribeLogDirs (key 35), versions 1-5. 3 a top-level error; 4 sizes of the file
-// system; 5 cordoned directories (never).
+// DescribeLogDirs (key 35), versions 1-5. 2 tagged fields; 3 a top-level error; 4 sizes
+// of the file system; 5 cordoned directories (never).
+//
+// From version 2 on each partition also carries four tagged fields of our own, which
+// clients that do not know them skip (docs/status.md): 10001 flushed, 10002 high
+// watermark, 10003 log start, 10004 log end; int64, big endian. The log end
+// is read last: flushed and the high watermark are not above the one told beside them.
 
 import (
 	"slices"
 
+	"github.com/millrace/millrace/engine/log"
 	"github.com/millrace/millrace/engine/wire"
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
 func init() { handlers[wire.KeyDescribeLogDirs] = describeLogDirs }
+
+// offsetsOf reads the log end last: the others only grow towards it.
+func offsetsOf(p *log.Published) (o wire.LogDirOffsets) {
+	o.LogStart = p.LogStart.Load()
+	o.Flushed = p.Flushed.Load()
+	o.HighWatermark = p.HighWatermark.Load()
+	o.LogEnd = p.LogEnd.Load()
+	return o
+}
 
 func describeLogDirs(c *call, r kmsg.Request) {
 	req := r.(*kmsg.DescribeLogDirsRequest)
@@ -35,9 +50,12 @@ func describeLogDirs(c *call, r kmsg.Request) {
 			if named && len(only) > 0 && !slices.Contains(only, int32(i)) {
 				continue
 			}
-			a.Partitions = append(a.Partitions, kmsg.DescribeLogDirsResponseDirTopicPartition{
-				Partition: int32(i), Size: t.Partitions[i].Published.Size.Load(),
-			})
+			pub := t.Partitions[i].Published
+			p := kmsg.DescribeLogDirsResponseDirTopicPartition{Partition: int32(i), Size: pub.Size.Load()}
+			if req.Version >= 2 {
+				offsetsOf(pub).SetTags(&p.UnknownTags)
+			}
+			a.Partitions = append(a.Partitions, p)
 		}
 		dir.Topics = append(dir.Topics, a)
 	}
