@@ -24,9 +24,8 @@ var errNotTold = errors.New("the broker does not tell how far its partitions are
 // do not tell is not in the answer, and err says why: those that were told are good
 // all the same. Where several replicas answer, the one that is least on disk counts.
 func toldOffsets(ctx context.Context, cl *kgo.Client, spots []spot) (map[spot]wire.LogDirOffsets, error) {
-	told := map[spot]wire.LogDirOffsets{}
 	if len(spots) == 0 {
-		return told, nil
+		return nil, nil
 	}
 	q := kmsg.NewPtrDescribeLogDirsRequest()
 	at := map[string]int{}
@@ -39,9 +38,15 @@ func toldOffsets(ctx context.Context, cl *kgo.Client, spots []spot) (map[spot]wi
 		}
 		q.Topics[i].Partitions = append(q.Topics[i].Partitions, s.partition)
 	}
+	return readTold(spots, cl.RequestSharded(ctx, q))
+}
+
+// readTold reads the answers.
+func readTold(spots []spot, shards []kgo.ResponseShard) (map[spot]wire.LogDirOffsets, error) {
+	told := map[spot]wire.LogDirOffsets{}
 	var errs []error
 	silent := false
-	for _, shard := range cl.RequestSharded(ctx, q) {
+	for _, shard := range shards {
 		if shard.Err != nil {
 			errs = append(errs, shard.Err)
 			continue
