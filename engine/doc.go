@@ -39,7 +39,7 @@
 //	engine/config  what can be set
 //	engine/api     one file for each Kafka API
 //	engine/metrics counters and histograms of one core
-//	engine/web     /live, /ready, /metrics
+//	engine/web     /live, /ready, /metrics, /status, and a page for people
 //	engine/simtest the broker in one goroutine on ring/sim, from a seed
 //
 // # Which way imports point

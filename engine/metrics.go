@@ -2,6 +2,7 @@ package engine
 
 import (
 	"github.com/millrace/millrace/engine/api"
+	"github.com/millrace/millrace/engine/cluster"
 	"github.com/millrace/millrace/engine/journal"
 	"github.com/millrace/millrace/engine/log"
 	"github.com/millrace/millrace/engine/metrics"
@@ -76,3 +77,7 @@ func (b *Broker) askStats(answered chan<- CoreStats) (n int) {
 	}
 	return n
 }
+
+// FlushPolicy says by which policy a topic's records get onto the disk, the broker's
+// default resolved. For anybody.
+func (b *Broker) FlushPolicy(t *cluster.Topic) log.Policy { return b.topicConfig(t.Config).Policy }

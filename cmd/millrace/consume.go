@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/millrace/millrace/engine/wire"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 )
@@ -24,9 +25,11 @@ func consume(c *cli, args []string) error {
 	f := newFlags("consume", "TOPIC...",
 		"Prints the records of topics as they come: from the end, unless told where to start; as a member of a group with "+
 			"--group, which goes on from its committed offsets and commits what has been printed. --format is as kcat's: %t topic, %p partition, "+
-			"%o offset, %k key, %s payload, %K and %S their lengths, %T timestamp (ms), %h headers, and \\n \\t \\\\ \\xHH.",
+			"%o offset, %k key, %s payload, %K and %S their lengths, %T timestamp (ms), %h headers, and \\n \\t \\\\ \\xHH. "+
+			"With --durable no record is printed before it is on the broker's disk; with --exit it ends where the disk does, "+
+			"and says how many records it held back.",
 		"millrace consume orders --from-beginning --exit --format '%p:%o %k=%s\\n'\nmillrace consume orders --from-time -10m --print-key\n"+
-			"millrace consume orders --group billing --from-beginning")
+			"millrace consume orders --group billing --from-beginning\nmillrace consume orders --from-beginning --durable")
 	bootstrap := f.bootstrapFlag()
 	topicFlag := f.list("topic", "a `topic`, where it is not an argument; may be repeated")
 	group := f.String("group", "", "consume as a member of this `group`")
@@ -47,6 +50,7 @@ func consume(c *cli, args []string) error {
 	f.alias("e", "exit")
 	idle := f.Duration("timeout", 0, "end when nothing has come for so long; 0: never")
 	committed := f.Bool("read-committed", false, "leave out records of open and aborted transactions")
+	durable := f.Bool("durable", false, "hand out no record that would not survive power loss: wait until the broker has flushed it")
 	if err := f.parse(c, args); err != nil {
 		return err
 	}
@@ -85,11 +89,17 @@ func consume(c *cli, args []string) error {
 
 	k := &consumer{cli: c, meter: newMeter(false), format: fields, most: *most, exit: *exit, idle: *idle, group: *group,
 		committed: *committed, from: from, ends: map[spot]int64{}}
-	adm, err := admin(c, *bootstrap)
+	asker, err := connect(c, *bootstrap)
 	if err != nil {
 		return err
 	}
-	defer adm.Close()
+	defer asker.Close()
+	adm := kadm.NewClient(asker)
+	if *durable {
+		k.gate = newGate(*exit, func(ctx context.Context, spots []spot) (map[spot]wire.LogDirOffsets, error) {
+			return toldOffsets(ctx, asker, spots)
+		})
+	}
 	starts, err := k.locate(adm, topics, only)
 	if err != nil {
 		return err
@@ -200,12 +210,6 @@ func (s start) reset() kgo.Offset {
 	return kgo.NewOffset().AtEnd()
 }
 
-// spot is a partition.
-type spot struct {
-	topic     string
-	partition int32
-}
-
 // consumer prints records. ends holds the partitions that have not reached their
 // end yet; group callbacks change it from another goroutine, mu guards it.
 type consumer struct {
@@ -219,6 +223,8 @@ type consumer struct {
 	most      int64
 	exit      bool
 	idle      time.Duration
+	gate      *gate     // --durable; nil: everything passes
+	came      time.Time // when something was fetched or handed out last; kept for gate
 
 	mu       sync.Mutex
 	ends     map[spot]int64
@@ -243,6 +249,17 @@ func (k *consumer) locate(adm *kadm.Client, topics []string, only []int32) (map[
 			return nil, err
 		}
 	}
+	if k.gate != nil {
+		var spots []spot
+		earliest.Each(func(o kadm.ListedOffset) {
+			if o.Partition >= 0 && (only == nil || slices.Contains(only, o.Partition)) {
+				spots = append(spots, spot{o.Topic, o.Partition})
+			}
+		})
+		if err := k.gate.learn(k.ctx, spots); err != nil {
+			return nil, err
+		}
+	}
 	starts := map[string]map[int32]kgo.Offset{}
 	for _, topic := range topics {
 		if o, ok := earliest.Lookup(topic, -1); ok {
@@ -264,13 +281,23 @@ func (k *consumer) locate(adm *kadm.Client, topics []string, only []int32) (map[
 			}
 			at := k.from.at(first.Offset, end.Offset, after[topic][p].Offset)
 			starts[topic][p] = kgo.NewOffset().At(at)
-			if k.group == "" && at < end.Offset {
-				k.ends[spot{topic, p}] = end.Offset
+			if k.group == "" {
+				k.readTo(spot{topic, p}, at, end.Offset)
 			}
 		}
 	}
 	k.known = k.group == ""
 	return starts, nil
+}
+
+// readTo notes that a partition is read from at, and how far --exit has to read.
+func (k *consumer) readTo(s spot, at, end int64) {
+	if k.gate != nil {
+		end = k.gate.limit(s, at, end)
+	}
+	if at < end {
+		k.ends[s] = end
+	}
 }
 
 // listEnds lists the offsets up to which records can be read.
@@ -297,6 +324,15 @@ func (k *consumer) assigned(adm *kadm.Client, parts map[string][]int32) {
 		if err == nil {
 			done, err = adm.FetchOffsets(k.ctx, k.group)
 		}
+		if err == nil && k.gate != nil {
+			var spots []spot
+			for topic, ps := range parts {
+				for _, p := range ps {
+					spots = append(spots, spot{topic, p})
+				}
+			}
+			err = k.gate.learn(k.ctx, spots)
+		}
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -309,9 +345,7 @@ func (k *consumer) assigned(adm *kadm.Client, parts map[string][]int32) {
 			if o, ok := done.Lookup(topic, p); ok && o.At >= 0 {
 				at = o.At
 			}
-			if at < end {
-				k.ends[spot{topic, p}] = end
-			}
+			k.readTo(spot{topic, p}, at, end)
 		}
 	}
 }
@@ -322,6 +356,9 @@ func (k *consumer) revoked(parts map[string][]int32) {
 	for topic, ps := range parts {
 		for _, p := range ps {
 			delete(k.ends, spot{topic, p})
+			if k.gate != nil {
+				k.gate.forget(spot{topic, p})
+			}
 		}
 	}
 }
@@ -340,6 +377,11 @@ func (k *consumer) run() error {
 	}
 	err := k.loop()
 	stop()
+	if k.gate != nil {
+		if left := k.gate.left(); left != "" { // before the group takes our partitions back
+			defer k.warnf("%s", left)
+		}
+	}
 	if k.group != "" {
 		ctx, cancel := context.WithTimeout(context.Background(), flushTimeout)
 		if e := k.client.CommitMarkedOffsets(ctx); e != nil {
@@ -356,6 +398,7 @@ func (k *consumer) loop() error {
 	out := bufio.NewWriterSize(k.out, 1<<16)
 	defer out.Flush()
 	var line []byte
+	k.came = time.Now()
 	for {
 		if done, err := k.finished(); done || err != nil {
 			return err
@@ -378,6 +421,12 @@ func (k *consumer) loop() error {
 			return fmt.Errorf("%s-%d: %w", e.Topic, e.Partition, e.Err)
 		}
 		records := fetches.Records()
+		if k.gate != nil {
+			var err error
+			if records, err = k.filter(records); err != nil {
+				return err
+			}
+		}
 		for _, r := range records {
 			if !r.Attrs.IsControl() {
 				line = k.format.append(line[:0], r)
@@ -402,9 +451,31 @@ func (k *consumer) loop() error {
 	}
 }
 
+// filter leaves those of the records, and of those held before, that are on disk.
+func (k *consumer) filter(records []*kgo.Record) ([]*kgo.Record, error) {
+	fetched := len(records)
+	records, err := k.gate.pass(k.ctx, records)
+	if k.ctx.Err() != nil {
+		err = nil // interrupted while it asked
+	}
+	if fetched > 0 || len(records) > 0 {
+		k.came = time.Now()
+	}
+	pause, resume := k.gate.switches()
+	k.client.PauseFetchPartitions(pause)
+	k.client.ResumeFetchPartitions(resume)
+	for _, r := range k.gate.first() { // where the last record below the end is not there: it was removed
+		k.reach(r, r.Offset)
+	}
+	return records, err
+}
+
 // poll waits for records; idle says that none came for as long as we wait.
 func (k *consumer) poll() (fetches kgo.Fetches, idle bool) {
 	wait, counts := k.patience()
+	if k.gate != nil {
+		wait, counts = k.wake(wait, counts)
+	}
 	ctx, cancel := context.WithTimeout(k.ctx, wait)
 	defer cancel()
 	most := math.MaxInt32
@@ -416,6 +487,22 @@ func (k *consumer) poll() (fetches kgo.Fetches, idle bool) {
 		return nil, counts
 	}
 	return fetches, false
+}
+
+// wake shortens a wait to when the broker is to be asked about what is held. Held
+// records are no news: only what was fetched or handed out ends --timeout's wait.
+func (k *consumer) wake(wait time.Duration, counts bool) (time.Duration, bool) {
+	now := time.Now()
+	next, holds := k.gate.next(now)
+	if !holds {
+		return wait, counts
+	}
+	if k.idle > 0 {
+		if left := k.came.Add(k.idle).Sub(now); left <= next {
+			return max(left, 0), true
+		}
+	}
+	return min(next, wait), false
 }
 
 // patience is how long to wait for records, and whether a wait in vain counts:
@@ -446,11 +533,14 @@ func (k *consumer) stalled() error {
 }
 
 // pass notes that a record has gone by.
-func (k *consumer) pass(r *kgo.Record) {
+func (k *consumer) pass(r *kgo.Record) { k.reach(r, r.Offset+1) }
+
+// reach notes that a record's partition has been read up to an offset.
+func (k *consumer) reach(r *kgo.Record, to int64) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	at := spot{r.Topic, r.Partition}
-	if end, ok := k.ends[at]; ok && r.Offset+1 >= end {
+	if end, ok := k.ends[at]; ok && to >= end {
 		delete(k.ends, at)
 	}
 }

@@ -29,7 +29,8 @@ import (
 const serveHelp = `usage: millrace serve [--config FILE] [--override KEY=VALUE]... [--list-keys]
 
 Run a broker. It serves the Kafka protocol on "listeners" (default
-127.0.0.1:9092) and /live, /ready and /metrics on "admin.listener" (default
+127.0.0.1:9092); /live, /ready, /metrics, /status and, at /, a page that shows how
+far each partition is on disk on "admin.listener" (default
 127.0.0.1:9644), and keeps its logs in "log.dirs" (default ./data). FILE is in
 the syntax of Kafka's server.properties, with Kafka's keys and a few of our own.
 SIGTERM or Ctrl-C closes it cleanly.

@@ -7,8 +7,10 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/millrace/millrace/engine/wire"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
@@ -117,14 +119,18 @@ type partitionDetail struct {
 	Epoch     int32   `json:"leader_epoch"`
 	Replicas  []int32 `json:"replicas"`
 	ISR       []int32 `json:"isr"`
-	Earliest  int64   `json:"earliest"` // log start offset; -1: not to be had, there is no leader
-	Latest    int64   `json:"latest"`   // high watermark
+	// -1: not to be had, there is no leader; the last two also where the broker does not tell.
+	LogStart      int64 `json:"log_start"`
+	HighWatermark int64 `json:"high_watermark"`
+	LogEnd        int64 `json:"log_end"`
+	Flushed       int64 `json:"flushed"` // records below it survive power loss
 }
 
 func topicDescribe(c *cli, args []string) error {
 	f := newFlags("topic describe", "[TOPIC...]",
-		"Shows topics, all of them if none is named: each partition's leader, replicas, in-sync replicas, earliest and "+
-			"latest offset (log start and high watermark), and the configs that were set on the topic, flush.policy always.",
+		"Shows topics, all of them if none is named: each partition's leader, replicas, in-sync replicas and offsets, and the "+
+			"configs that were set on the topic, flush.policy always. Consumers see what is below HIGH-WATERMARK; what is below "+
+			"FLUSHED survives power loss (LOG-END and FLUSHED are a dash where the broker does not tell them, as Apache Kafka).",
 		"millrace topic describe orders\nmillrace topic describe orders --all-configs --json")
 	bootstrap := f.bootstrapFlag()
 	all := f.Bool("all-configs", false, "show configs that are defaults too")
@@ -132,12 +138,12 @@ func topicDescribe(c *cli, args []string) error {
 	if err := f.parse(c, args); err != nil {
 		return err
 	}
-	adm, err := admin(c, *bootstrap)
+	cl, err := connect(c, *bootstrap)
 	if err != nil {
 		return err
 	}
-	defer adm.Close()
-	details, failed, err := describeTopics(c, adm, f.rest, *all)
+	defer cl.Close()
+	details, failed, err := describeTopics(c, cl, f.rest, *all)
 	if err != nil {
 		return err
 	}
@@ -152,9 +158,9 @@ func topicDescribe(c *cli, args []string) error {
 		for _, key := range slices.Sorted(maps.Keys(t.Configs)) {
 			fmt.Fprintf(c.out, "  %s=%s\n", key, t.Configs[key])
 		}
-		table := newTable(c.out, "PARTITION", "LEADER", "EPOCH", "REPLICAS", "ISR", "EARLIEST", "LATEST")
+		table := newTable(c.out, "PARTITION", "LEADER", "EPOCH", "REPLICAS", "ISR", "LOG-START", "HIGH-WATERMARK", "LOG-END", "FLUSHED")
 		for _, p := range t.Detail {
-			table.row(p.Partition, p.Leader, p.Epoch, commas(p.Replicas), commas(p.ISR), p.Earliest, p.Latest)
+			table.row(p.Partition, p.Leader, p.Epoch, commas(p.Replicas), commas(p.ISR), p.LogStart, p.HighWatermark, p.LogEnd, p.Flushed)
 		}
 		table.Flush()
 	}
@@ -162,7 +168,8 @@ func topicDescribe(c *cli, args []string) error {
 }
 
 // describeTopics asks for all that topic describe shows. failed joins the topics that could not be described.
-func describeTopics(c *cli, adm *kadm.Client, names []string, allConfigs bool) (details []topicDetail, failed, err error) {
+func describeTopics(c *cli, cl *kgo.Client, names []string, allConfigs bool) (details []topicDetail, failed, err error) {
+	adm := kadm.NewClient(cl)
 	var topics kadm.TopicDetails
 	if topics, err = adm.ListTopicsWithInternal(c.ctx, names...); err != nil {
 		return nil, nil, err
@@ -177,6 +184,9 @@ func describeTopics(c *cli, adm *kadm.Client, names []string, allConfigs bool) (
 	// A partition without a leader has no offsets and fails its request: it is shown without them.
 	earliest, _ := adm.ListStartOffsets(c.ctx, topics.Names()...)
 	latest, _ := adm.ListEndOffsets(c.ctx, topics.Names()...)
+	var spots []spot
+	topics.EachPartition(func(p kadm.PartitionDetail) { spots = append(spots, spot{p.Topic, p.Partition}) })
+	told, _ := toldOffsets(c.ctx, cl, spots) // what is not told is a dash
 	configs, err := adm.DescribeTopicConfigs(c.ctx, topics.Names()...)
 	if err != nil {
 		return nil, nil, fmt.Errorf("configs: %w", err)
@@ -200,8 +210,12 @@ func describeTopics(c *cli, adm *kadm.Client, names []string, allConfigs bool) (
 			}
 		}
 		for _, p := range t.Partitions.Sorted() {
+			o, ok := told[spot{t.Topic, p.Partition}] // all of one moment
+			if !ok {
+				o = wire.LogDirOffsets{LogStart: listed(earliest, t.Topic, p.Partition), HighWatermark: listed(latest, t.Topic, p.Partition), LogEnd: -1, Flushed: -1}
+			}
 			d.Detail = append(d.Detail, partitionDetail{p.Partition, p.Leader, p.LeaderEpoch, p.Replicas, p.ISR,
-				listed(earliest, t.Topic, p.Partition), listed(latest, t.Topic, p.Partition)})
+				o.LogStart, o.HighWatermark, o.LogEnd, o.Flushed})
 		}
 		details = append(details, d)
 	}

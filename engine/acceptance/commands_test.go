@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -23,6 +24,7 @@ func TestCommands(t *testing.T) {
 		{"topic", commandTopic},
 		{"records", commandRecords},
 		{"starts", commandStarts},
+		{"durable", commandDurable},
 		{"group", commandGroup},
 		{"reset", commandReset},
 		{"log", commandLog},
@@ -98,14 +100,17 @@ func commandTopic(t *testing.T, b *broker) {
 	}
 
 	partitions := func() [][]string {
-		return rows(t, b.millrace(t, "", "topic describe", topic), "PARTITION", "LEADER", "EPOCH", "REPLICAS", "ISR", "EARLIEST", "LATEST")
+		return rows(t, b.millrace(t, "", "topic describe", topic), "PARTITION", "LEADER", "EPOCH", "REPLICAS", "ISR", "LOG-START", "HIGH-WATERMARK", "LOG-END", "FLUSHED")
 	}
 	b.millrace(t, "a\nb\nc\n", "produce", topic, "-p", "1")
 	found := partitions()
 	equal(t, "partitions", len(found), 2)
 	for p, latest := range []string{"0", "3"} {
 		row := found[p]
-		equal(t, "partition, earliest, latest", strings.Join([]string{row[0], row[5], row[6]}, " "), fmt.Sprint(p, " 0 ", latest))
+		equal(t, "partition, log start, high watermark", strings.Join([]string{row[0], row[5], row[6]}, " "), fmt.Sprint(p, " 0 ", latest))
+		if logEnd := row[7]; standIn() && (logEnd != "-" || row[8] != "-") || !standIn() && logEnd != latest {
+			t.Fatalf("log end and flushed are %v", row)
+		}
 		if row[1] == "-" || row[1] != row[3] || row[1] != row[4] {
 			t.Fatalf("leader, replicas and ISR of one broker are %v", row)
 		}
@@ -223,6 +228,111 @@ func commandStarts(t *testing.T, b *broker) {
 	p.cmd.Process.Signal(os.Interrupt)
 	<-p.done
 	equal(t, "exit code after Ctrl-C", p.cmd.ProcessState.ExitCode(), 0)
+}
+
+// Records that are acknowledged and not on disk: topic describe and /status show them, consume --durable holds
+// them back, and hands them out once another flush.policy, or flush.ms, has put them on disk.
+func commandDurable(t *testing.T, b *broker) {
+	if standIn() {
+		topic := b.topic(t, 1)
+		contains(t, fails(t, 1, "", "consume", "-b", b.bootstrap, topic, "--from-beginning", "-e", "--durable"), "--durable: the broker does not tell")
+		return
+	}
+	topic := b.topic(t, 2, "flush.policy=os")
+	offsets := func() string {
+		var all []string
+		for _, row := range rows(t, b.millrace(t, "", "topic describe", topic), "PARTITION", "LEADER", "EPOCH", "REPLICAS", "ISR", "LOG-START", "HIGH-WATERMARK", "LOG-END", "FLUSHED") {
+			all = append(all, strings.Join(row[5:], " "))
+		}
+		return strings.Join(all, ", ")
+	}
+	// started starts a consumer that goes on until it is told to stop.
+	started := func(args ...string) (said *output, stop func()) {
+		said = &output{}
+		cmd := exec.Command(millraceBinary(), append([]string{"consume", "-b", b.bootstrap, topic, "--from-beginning", "--durable"}, args...)...)
+		cmd.Stdout = said
+		p := startProcess(t, cmd)
+		t.Cleanup(p.kill)
+		return said, func() {
+			t.Helper()
+			p.cmd.Process.Signal(os.Interrupt)
+			<-p.done
+			equal(t, "exit code after Ctrl-C", p.cmd.ProcessState.ExitCode(), 0)
+		}
+	}
+	durable := func(args ...string) (out, stderr string) {
+		t.Helper()
+		out, stderr, err := tryRun(t, "", millraceBinary(), append([]string{"consume", "-b", b.bootstrap, topic, "--from-beginning", "--durable"}, args...)...)
+		must(t, err)
+		return out, stderr
+	}
+
+	b.millrace(t, "a0\na1\na2\n", "produce", topic, "-p", "0")
+	equal(t, "log start, high watermark, log end, flushed", offsets(), "0 3 3 0, 0 0 0 0")
+	if b.admin != "" {
+		type partition struct {
+			Topic     string
+			Partition int
+			Policy    string `json:"flush_policy"`
+			LogEnd    int64  `json:"log_end"`
+			Flushed   int64
+		}
+		var status struct{ Partitions []partition }
+		response, err := http.Get("http://" + b.admin + "/status")
+		must(t, err)
+		defer response.Body.Close()
+		must(t, json.NewDecoder(response.Body).Decode(&status))
+		i := slices.IndexFunc(status.Partitions, func(p partition) bool { return p.Topic == topic })
+		if i < 0 || status.Partitions[i] != (partition{topic, 0, "os", 3, 0}) {
+			t.Fatalf("status: %+v", status.Partitions)
+		}
+	}
+	out, stderr := durable("--exit")
+	equal(t, "what is on disk", out, "")
+	contains(t, stderr, "consumed 0 records", "held back 3 records", topic+"-0: 3, flushed 0")
+	out, stderr = durable("--timeout", "2s")
+	equal(t, "what came onto disk in 2 s", out, "")
+	contains(t, stderr, "held back 3 records")
+	equal(t, "consume without --durable", b.millrace(t, "", "consume", topic, "--from-beginning", "-e"), "a0\na1\na2\n")
+
+	// A synchronous policy flushes what the other one had left.
+	tail, stop := started()
+	group := unique(t)
+	member, leave := started("--group", group)
+	b.millrace(t, "", "topic alter", topic, "--config", "flush.policy=file")
+	eventually(t, waitTimeout, "the records, once they are on disk", func() bool { return tail.String() == "a0\na1\na2\n" && member.String() == tail.String() })
+	equal(t, "log start, high watermark, log end, flushed", offsets(), "0 3 3 3, 0 0 0 0")
+
+	// Back to os: one partition's records wait, and do not hold up the other's nor what was there.
+	b.millrace(t, "", "topic alter", topic, "--config", "flush.policy=os")
+	b.millrace(t, "a3\na4\n", "produce", topic, "-p", "0")
+	equal(t, "log start, high watermark, log end, flushed", offsets(), "0 5 5 3, 0 0 0 0")
+	out, stderr = durable("--exit")
+	equal(t, "what is on disk", out, "a0\na1\na2\n")
+	contains(t, stderr, "consumed 3 records", "held back 2 records", topic+"-0: 2, flushed 3")
+	out, stderr = durable("--exit", "--group", unique(t))
+	equal(t, "what is on disk, for a group", out, "a0\na1\na2\n")
+	contains(t, stderr, "held back 2 records")
+	equal(t, "printed", tail.String(), "a0\na1\na2\n")
+	leave()
+	equal(t, "committed, of what was printed", b.committed(t, group, topic)[0], 3)
+
+	// flush.ms puts them on disk in its time.
+	b.millrace(t, "", "topic alter", topic, "--delete-config", "flush.policy", "--config", "flush.ms=500")
+	b.millrace(t, "a5\n", "produce", topic, "-p", "0")
+	b.millrace(t, "b0\n", "produce", topic, "-p", "1")
+	eventually(t, waitTimeout, "the records, once flush.ms has passed", func() bool {
+		lines := strings.Fields(tail.String())
+		slices.Sort(lines)
+		return strings.Join(lines, " ") == "a0 a1 a2 a3 a4 a5 b0"
+	})
+	stop()
+	equal(t, "log start, high watermark, log end, flushed", offsets(), "0 6 6 6, 0 1 1 1")
+	out, stderr = durable("--exit")
+	equal(t, "records", len(strings.Fields(out)), 7)
+	if strings.Contains(stderr, "held back") {
+		t.Fatal(stderr)
+	}
 }
 
 // lastTimestamp is the largest timestamp of partition 0, in ms.

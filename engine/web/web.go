@@ -1,5 +1,5 @@
-// Package web is what a broker shows over HTTP: /live, /ready and /metrics
-// (Prometheus' text format). It lives at the edge: net/http's goroutines, which
+// Package web is what a broker shows over HTTP: /live, /ready, /metrics (Prometheus'
+// text format), /status (JSON) and a page at / that shows it to people. It lives at the edge: net/http's goroutines, which
 // reach the cores only by asking them for copies.
 package web
 
@@ -41,6 +41,8 @@ func Listen(addr string) (*Server, error) {
 	mux.HandleFunc("GET /live", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "live\n") })
 	mux.HandleFunc("GET /ready", s.ready)
 	mux.HandleFunc("GET /metrics", s.metrics)
+	mux.HandleFunc("GET /status", s.status)
+	mux.HandleFunc("GET /{$}", s.page)
 	s.http.Handler = mux
 	s.http.ReadHeaderTimeout = 5 * time.Second
 	go s.http.Serve(ln)

@@ -1,6 +1,7 @@
 package web_test
 
 import (
+	"encoding/json"
 	"io"
 	"net/http"
 	"path/filepath"
@@ -40,7 +41,7 @@ func TestPages(t *testing.T) {
 	defer s.Close()
 	state := func(when string, live, ready, metrics int) {
 		t.Helper()
-		for path, want := range map[string]int{"/live": live, "/ready": ready, "/metrics": metrics, "/": 404} {
+		for path, want := range map[string]int{"/live": live, "/ready": ready, "/metrics": metrics, "/status": metrics, "/": 200, "/nothing": 404} {
 			if code, body := get(t, s, path); code != want {
 				t.Fatalf("%s: %s: %d %s", when, path, code, body)
 			}
@@ -100,6 +101,28 @@ func TestPages(t *testing.T) {
 		if !strings.Contains(text, line+"\n") {
 			t.Errorf("no line %q", line)
 		}
+	}
+	var status web.Status
+	_, body := get(t, s, "/status")
+	if err := json.Unmarshal([]byte(body), &status); err != nil {
+		t.Fatalf("%v\n%s", err, body)
+	}
+	if w := (web.BrokerStatus{NodeID: 1, ClusterID: b.Shared().ClusterID, Address: b.Addr().String(), LogDir: b.Shared().LogDir, Backend: "posix", Uptime: status.Broker.Uptime}); status.Broker != w || w.Uptime <= 0 {
+		t.Errorf("broker %+v, want %+v", status.Broker, w)
+	}
+	if len(status.Cores) != 2 || !status.Cores[1].Answered || status.Cores[1].Core != 1 || status.Cores[0].JournalSize <= 0 {
+		t.Errorf("cores %+v", status.Cores)
+	}
+	if len(status.Partitions) != 1 || status.Partitions[0].Size <= 0 {
+		t.Fatalf("partitions %+v", status.Partitions)
+	}
+	p := status.Partitions[0]
+	if w := (web.PartitionStatus{Topic: "t", Core: p.Core, Policy: "os", HighWatermark: 3, LogEnd: 3, Size: p.Size}); p != w {
+		t.Errorf("partition %+v, want %+v", p, w)
+	}
+	_, html := get(t, s, "/")
+	if regexp.MustCompile(`(src|href)="?(https?:)?//`).MatchString(html) {
+		t.Error("the page refers to somewhere else")
 	}
 	// The text format of Prometheus: every sample belongs to the metric that was described last.
 	sample := regexp.MustCompile(`^([a-z_]+)(\{[a-z_]+="[^"]*"(,[a-z_]+="[^"]*")*\})? [0-9.eE+-]+$`)

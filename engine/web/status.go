@@ -1,0 +1,121 @@
+package web
+
+import (
+	_ "embed"
+	"encoding/json"
+	"net/http"
+	"time"
+
+	"github.com/millrace/millrace/engine"
+)
+
+// Status is what GET /status answers. Fields are only ever added.
+type Status struct {
+	Broker     BrokerStatus      `json:"broker"`
+	Cores      []CoreStatus      `json:"cores"`
+	Partitions []PartitionStatus `json:"partitions"` // by topic and number
+}
+
+// BrokerStatus is the broker itself.
+type BrokerStatus struct {
+	NodeID    int32   `json:"node_id"`
+	ClusterID string  `json:"cluster_id"`
+	Address   string  `json:"address"` // where clients connect
+	LogDir    string  `json:"log_dir"`
+	Backend   string  `json:"backend"` // of its rings
+	Uptime    float64 `json:"uptime_seconds"`
+}
+
+// CoreStatus is one core. A core whose queue is full does not answer: Answered is
+// false, and the rest 0.
+type CoreStatus struct {
+	Core        int   `json:"core"`
+	Answered    bool  `json:"answered"`
+	Partitions  int   `json:"partitions"`
+	Connections int64 `json:"connections"`
+	JournalUsed int64 `json:"journal_used_bytes"` // needed until they are in the segments
+	JournalSize int64 `json:"journal_size_bytes"`
+}
+
+// PartitionStatus is one partition. The log end is read last: flushed and the high
+// watermark are not above it.
+type PartitionStatus struct {
+	Topic         string `json:"topic"`
+	Internal      bool   `json:"internal"`
+	Partition     int    `json:"partition"`
+	Core          int    `json:"core"`
+	Policy        string `json:"flush_policy"`
+	LogStart      int64  `json:"log_start"`
+	HighWatermark int64  `json:"high_watermark"`
+	LogEnd        int64  `json:"log_end"`
+	Flushed       int64  `json:"flushed"` // records below it survive power loss
+	Size          int64  `json:"size_bytes"`
+	Failed        string `json:"failed,omitempty"` // why it takes no more records
+}
+
+// StatusOf asks the cores, and blocks until each has answered. From the edge.
+func StatusOf(b *engine.Broker, up time.Duration) *Status {
+	sh := b.Shared()
+	s := &Status{
+		Broker:     BrokerStatus{NodeID: sh.NodeID, ClusterID: sh.ClusterID, Address: b.Addr().String(), LogDir: sh.LogDir, Uptime: up.Seconds()},
+		Cores:      []CoreStatus{},
+		Partitions: []PartitionStatus{},
+	}
+	stats := b.Stats()
+	for i := range stats {
+		c := &stats[i]
+		if c.Backend != "" {
+			s.Broker.Backend = c.Backend
+		}
+		s.Cores = append(s.Cores, CoreStatus{
+			Core: c.Core, Answered: c.Backend != "", Partitions: c.Partitions, Connections: int64(c.Net.Open),
+			JournalUsed: c.JournalUsed, JournalSize: c.JournalSize,
+		})
+	}
+	image, routes := sh.Image.Load(), sh.Routes.Load()
+	for _, name := range image.Names {
+		t := routes.ByName[name]
+		if t == nil { // it goes just now
+			continue
+		}
+		policy := b.FlushPolicy(image.Topics[name]).String()
+		for i := range t.Partitions {
+			p := t.Partitions[i].Published
+			x := PartitionStatus{
+				Topic: name, Internal: t.Internal, Partition: i, Core: t.Partitions[i].Core, Policy: policy,
+				LogStart: p.LogStart.Load(), Flushed: p.Flushed.Load(), HighWatermark: p.HighWatermark.Load(), Size: p.Size.Load(),
+			}
+			x.LogEnd = p.LogEnd.Load()
+			if f := p.Fenced.Load(); f != nil {
+				x.Failed = f.Error()
+			}
+			s.Partitions = append(s.Partitions, x)
+		}
+	}
+	return s
+}
+
+func (s *Server) status(w http.ResponseWriter, _ *http.Request) {
+	b := s.broker.Load()
+	if b == nil || !b.Ready() {
+		http.Error(w, "not ready", http.StatusServiceUnavailable)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	e.Encode(StatusOf(b, time.Since(s.start)))
+}
+
+// page is /status for people. It fetches that from here, and nothing from elsewhere.
+//
+//go:embed status.html
+var page []byte
+
+func (s *Server) page(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	w.Header().Set("Content-Security-Policy",
+		"default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:; frame-ancestors 'none'")
+	w.Write(page)
+}
