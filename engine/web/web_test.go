@@ -52,7 +52,7 @@ func TestPages(t *testing.T) {
 		t.Fatalf("a port in use: %v", err)
 	}
 
-	set, _, err := config.Parse("", "", []string{"listeners=PLAINTEXT://127.0.0.1:0", "log.dirs=" + t.TempDir(), "memory.bytes=67108864", "tail.bytes=1048576"})
+	set, _, err := config.Parse("", "", []string{"listeners=PLAINTEXT://127.0.0.1:0", "flush.policy=os", "log.dirs=" + t.TempDir(), "memory.bytes=67108864", "tail.bytes=1048576"})
 	if err != nil {
 		t.Fatal(err)
 	}
