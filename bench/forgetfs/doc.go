@@ -29,7 +29,7 @@
 //     A kernel or an open mode (FOPEN_DIRECT_IO) that leaves the FSYNC out changes nothing.
 //   - The FSYNC that belongs to such a write cannot be told from fdatasync(2): it
 //     makes earlier buffered writes of the same file durable too, where a disk need not.
-//   - sync_file_range(2) never arrives: it does not count. Nor does syncfs(2) or sync(2): the kernel
+//   - sync_file_range(2) never arrives: it does not count. Nor does syncfs(2): the kernel
 //     sends SYNCFS to virtiofs only. A broker that relies on syncfs loses data here
 //     that it would not lose on a disk.
 //   - flock(2) stays in the kernel and ends with the process.
