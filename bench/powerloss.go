@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"io"
 	"math/rand/v2"
 	"os"
@@ -92,10 +93,10 @@ type powerRun struct {
 func (p PowerLoss) Run(ctx context.Context, policy string) *PowerRow {
 	r := &powerRun{
 		PowerLoss: p, row: &PowerRow{Policy: policy}, topic: "power",
-		random:   rand.New(rand.NewPCG(p.Seed, uint64(len(policy)))),
 		disk:     forgetfs.NewDisk(forgetfs.Options{Ordered: p.Ordered, SyncTime: p.SyncTime}),
 		workload: Workload{Partitions: p.Partitions, Replication: -1, Size: powerValueMax, Batch: powerBatchMax, Producers: p.Producers, Acks: "all", Idempotent: true, Compression: "none", RandomBytes: 1, Duration: 1},
 	}
+	r.random = r.draws(0)
 	err := r.workload.Validate()
 	if err == nil {
 		err = r.all(ctx)
@@ -148,12 +149,21 @@ func (r *powerRun) all(ctx context.Context) (err error) {
 			random: rand.New(rand.NewPCG(r.Seed, 1+uint64(id))),
 		})
 	}
-	for range r.Cuts {
+	for i := range r.Cuts {
+		r.random = r.draws(uint64(i) + 1)
 		if err := r.cut(ctx); err != nil {
 			return fmt.Errorf("cut %d: %w", r.row.Cuts, err)
 		}
 	}
 	return nil
+}
+
+// draws are the random numbers of one cut: its time and what it leaves do not depend
+// on how many starts of earlier ones were cut.
+func (r *powerRun) draws(cut uint64) *rand.Rand {
+	h := fnv.New64a()
+	io.WriteString(h, r.row.Policy)
+	return rand.New(rand.NewPCG(r.Seed, h.Sum64()+cut))
 }
 
 // end clears away, whatever happened.
@@ -214,8 +224,15 @@ func (r *powerRun) cut(ctx context.Context) error {
 	r.row.Findings.add(c.Findings)
 	r.row.EachCut = append(r.row.EachCut, c)
 	if r.Say != nil {
+		var loss forgetfs.Loss // of this cut and those of the starts after it
+		for _, l := range c.Disk {
+			loss.Files += l.Files
+			loss.Bytes += l.Bytes
+			loss.Kept += l.Kept
+			loss.Names += l.Names
+		}
 		r.Say("%s cut %d/%d after %.2f s: %s; ready in %.2f s; %d read, %d lost, %d duplicated, %d reordered, window %.1f ms", r.row.Policy, r.row.Cuts, r.Cuts,
-			c.After, c.Disk[len(c.Disk)-1], c.Ready, c.Findings.Read, c.Findings.Lost, c.Findings.Duplicated, c.Findings.Reordered, c.Findings.LossWindow)
+			c.After, loss, c.Ready, c.Findings.Read, c.Findings.Lost, c.Findings.Duplicated, c.Findings.Reordered, c.Findings.LossWindow)
 	}
 	return err
 }
