@@ -215,6 +215,9 @@ func (r *powerRun) cut(ctx context.Context) error {
 		return errors.Join(killed, ctx.Err())
 	}
 	if err := r.powerUp(ctx, &c); err != nil {
+		if ctx.Err() == nil { // nobody can read anything
+			r.row.Findings.add(r.ledger.compare().finish(nil, at))
+		}
 		return err
 	}
 	for _, p := range r.producers {
@@ -297,15 +300,19 @@ func (s *Serve) start(ctx context.Context) error {
 // readBack compares what is there with what was acknowledged.
 func (r *powerRun) readBack(ctx context.Context, at time.Time, c *PowerCut) error {
 	compared := r.ledger.compare()
-	if err := r.serve.ReadBack(ctx, r.topic, compared.visit); err != nil {
-		return err
+	err := r.serve.ReadBack(ctx, r.topic, compared.visit)
+	var listed kadm.ListedOffsets
+	if err == nil {
+		listed, err = r.serve.admin.ListEndOffsets(ctx, r.topic)
 	}
-	listed, err := r.serve.admin.ListEndOffsets(ctx, r.topic)
 	if err == nil {
 		err = listed.Error()
 	}
 	if err != nil {
-		return fmt.Errorf("end offsets: %w", err)
+		if ctx.Err() == nil { // what could not be read counts as lost: nobody else can read it either
+			c.Findings = compared.finish(nil, at)
+		}
+		return fmt.Errorf("read back: %w", err)
 	}
 	ends := map[int32]int64{}
 	listed.Each(func(o kadm.ListedOffset) { ends[o.Partition] = o.Offset })
