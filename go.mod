@@ -12,3 +12,5 @@ require (
 	github.com/twmb/franz-go/pkg/kmsg v1.15.0
 	golang.org/x/sys v0.49.0
 )
+
+require github.com/hanwen/go-fuse/v2 v2.12.1

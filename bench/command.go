@@ -20,21 +20,26 @@ const (
 	exitUsage  = 2
 )
 
-const usage = `usage: millrace bench produce|disk [flags]
+const usage = `usage: millrace bench produce|powerloss|disk [flags]
 
   produce   send records at a fixed rate (or as fast as they are acknowledged) and
             measure from the time each should have been sent; then read all back
   produce --compare write,file,interval,os
             the same, once per flush policy, interleaved, with medians
+  powerloss cut the power of a broker under load, at random points, on a file system that
+            forgets what was not synced; restart it; count what was acknowledged and is gone
   disk      measure what a durable write costs on the disk under a directory, and say
             whether a flush reaches it
 
-Run "millrace bench produce -h" or "millrace bench disk -h" for the flags.
+Run one of them with -h for its flags.
 `
 
 // Main is "millrace bench" with the arguments that follow it. It returns the
 // process's exit code.
 func Main(args []string, stdout, stderr io.Writer) int {
+	if len(args) > 0 && args[0] == "powerloss" {
+		return mainPowerLoss(args, stdout, stderr)
+	}
 	if len(args) == 0 || args[0] != "produce" && args[0] != "disk" {
 		fmt.Fprint(stderr, usage)
 		if len(args) > 0 && (args[0] == "-h" || args[0] == "--help" || args[0] == "help") {

@@ -22,4 +22,7 @@
 //     number counts ([Verifier]).
 //   - CPU steal and device flushes come from the kernel's counters and stand
 //     beside each figure. A run with more than [StealMax] steal is repeated.
+//
+// [PowerLoss] asks another question, of a broker on a disk that forgets (package
+// forgetfs): what is gone when the power goes.
 package bench

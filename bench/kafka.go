@@ -43,6 +43,8 @@ type Kafka struct {
 	Address string // host:port, several with commas
 	DataDir string // its log directory on this machine; "" asks the broker
 
+	ProducerOptions []kgo.Opt // further ones, of every producing client
+
 	info  TargetInfo
 	seeds *kgo.Client
 	admin *kadm.Client
@@ -235,6 +237,7 @@ func (k *Kafka) NewClient(topic string, w Workload, done Done) (Client, error) {
 		linger = time.Minute // the longest it takes
 	}
 	opts = append(opts, kgo.ProducerLinger(linger))
+	opts = append(opts, k.ProducerOptions...)
 	var err error
 	if f.client, err = kgo.NewClient(opts...); err != nil {
 		return nil, fmt.Errorf("%s: client: %w", k.Name, err)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -32,6 +33,14 @@ type Serve struct {
 	Overrides []string // key=value, passed as --override
 	CPUs      []int    // what it is confined to from its first instruction; empty: nothing
 
+	// Dir is a data directory to keep, over all starts, with the address of the first.
+	// "" makes one for each start and removes it in Stop.
+	Dir string
+	// Command starts another broker instead, by sh; {dir}, {address} and {port} in it
+	// are replaced.
+	Command string
+	Output  io.Writer // is given what the process prints; may be nil
+
 	cmd    *exec.Cmd
 	exited chan struct{}
 	dir    string
@@ -41,22 +50,35 @@ type Serve struct {
 // Start implements Target. The time from exec to the first answered metadata
 // request is in Info.
 func (s *Serve) Start(ctx context.Context) error {
-	dir, err := os.MkdirTemp(s.Parent, "millrace-bench-")
-	if err != nil {
-		return fmt.Errorf("data directory of %s: %w", s.Name, err)
+	dir, err := s.Dir, error(nil)
+	if dir == "" {
+		if dir, err = os.MkdirTemp(s.Parent, "millrace-bench-"); err != nil {
+			return fmt.Errorf("data directory of %s: %w", s.Name, err)
+		}
+		s.dir = dir
 	}
-	s.dir = dir
-	if s.Address, err = freeAddress(); err != nil {
-		return err
+	if s.Dir == "" || s.Address == "" {
+		if s.Address, err = freeAddress(); err != nil {
+			return err
+		}
 	}
 	args := []string{"serve", "--override", "log.dirs=" + dir, "--override", "listeners=PLAINTEXT://" + s.Address,
 		"--override", "admin.listener="} // nowhere: two brokers must not meet on one port
 	for _, o := range s.Overrides {
 		args = append(args, "--override", o)
 	}
+	binary := s.Binary
+	if s.Command != "" {
+		_, port, _ := strings.Cut(s.Address, ":")
+		binary, args = "/bin/sh", []string{"-c", strings.NewReplacer("{dir}", dir, "{address}", s.Address, "{port}", port).Replace(s.Command)}
+	}
 	s.output = tail{}
-	s.cmd = exec.Command(s.Binary, args...)
-	s.cmd.Stdout, s.cmd.Stderr = &s.output, &s.output
+	s.cmd = exec.Command(binary, args...)
+	s.cmd.Stdout = &s.output
+	if s.Output != nil {
+		s.cmd.Stdout = io.MultiWriter(&s.output, s.Output)
+	}
+	s.cmd.Stderr = s.cmd.Stdout
 	// A harness that is killed leaves no broker behind.
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
 	s.exited = make(chan struct{})
@@ -144,6 +166,17 @@ func (s *Serve) Stop() error {
 		s.dir = ""
 	}
 	return errors.Join(errs...)
+}
+
+// Kill ends the process and all it started with SIGKILL, and closes the
+// connections of s itself. The data directory stays; Stop clears away the rest.
+func (s *Serve) Kill() error {
+	if s.cmd != nil {
+		_ = syscall.Kill(-s.cmd.Process.Pid, syscall.SIGKILL) // it may have ended already
+		<-s.exited
+		s.cmd = nil
+	}
+	return s.Kafka.Stop()
 }
 
 // freeAddress finds a loopback port that nothing listens on now.

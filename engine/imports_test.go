@@ -25,6 +25,7 @@ var layers = [][]string{
 	{"engine/group"},
 	{"engine/api"},
 	{"engine"},
+	{"bench/forgetfs"},
 	{"bench", "engine/web", "engine/acceptance", "engine/simtest"},
 	{"cmd/millrace"},
 }

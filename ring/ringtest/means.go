@@ -31,6 +31,21 @@ func NeedUring(t testing.TB, err error) {
 	t.Skip("io_uring:", err)
 }
 
+// NeedFUSE leaves a test out where no FUSE file system can be mounted, and writes that to the
+// same file. err says why; nil goes on.
+func NeedFUSE(t testing.TB, err error) {
+	t.Helper()
+	if err == nil {
+		return
+	}
+	if path := os.Getenv("MILLRACE_TEST_SKIPS"); path != "" {
+		if err := appendLine(path, fmt.Sprintf("%s: FUSE: %v", t.Name(), err)); err != nil {
+			t.Error(err)
+		}
+	}
+	t.Skip("FUSE:", err)
+}
+
 // setupUring asks the kernel for a ring of one entry.
 func setupUring() error {
 	var params [120]byte // struct io_uring_params

@@ -1,0 +1,113 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/millrace/millrace/bench/forgetfs"
+)
+
+// powerCommand is one parsed command line of "millrace bench powerloss".
+type powerCommand struct {
+	PowerLoss
+	policies []string
+	out      string
+}
+
+func parsePowerLoss(args []string, stderr io.Writer) (*powerCommand, error) {
+	p := &powerCommand{}
+	f := flag.NewFlagSet("millrace bench powerloss", flag.ContinueOnError)
+	f.SetOutput(stderr)
+	names := f.String("policies", "write,file,journal,interval,os", "flush `policies` to cut, one after the other")
+	f.IntVar(&p.Cuts, "cuts", 10, "cuts under load, for each policy")
+	seconds := f.Float64("seconds", 2, "most `seconds` of load before a cut; the least is a quarter of it")
+	f.Float64Var(&p.Recovering, "recovering", 0.25, "`chance` that the start after a cut is cut as well")
+	f.IntVar(&p.Partitions, "partitions", 8, "partitions of the topic")
+	f.IntVar(&p.Producers, "producers", 2, "idempotent producers, acks=all")
+	f.Int64Var(&p.Rate, "rate", 2000, "most `records/s` of each producer")
+	f.Uint64Var(&p.Seed, "seed", 0, "what cuts and losses are drawn from; 0 takes one and prints it")
+	f.StringVar(&p.Parent, "dir", "", "`directory` in which the mount point is made (default: the system's temporary one)")
+	f.BoolVar(&p.Ordered, "ordered-names", false, "a synced file has a durable name, as on ext4 and XFS; without it only a synced directory makes names durable")
+	f.DurationVar(&p.SyncTime, "sync-time", 200*time.Microsecond, "how long the disk takes to sync")
+	f.Var((*list)(&p.Overrides), "override", "broker setting `key=value`; repeatable")
+	f.StringVar(&p.Command, "command", "", "start another broker, by this `shell command`; {dir}, {address} and {port} in it are replaced; --policies then only names the row")
+	f.StringVar(&p.out, "out", "", "write the ledger with every cut to `FILE.json`")
+	if err := f.Parse(args); err != nil {
+		return nil, err
+	}
+	p.Life = time.Duration(*seconds * float64(time.Second))
+	p.policies = strings.Split(*names, ",")
+	switch {
+	case f.NArg() > 0:
+		return nil, fmt.Errorf("unexpected argument %q", f.Arg(0))
+	case p.Cuts < 1 || p.Partitions < 1 || p.Partitions > partitionsMax || p.Producers < 1 || p.Producers > producersMax || p.Rate < 1:
+		return nil, errors.New("cuts, partitions, producers and rate are at least 1")
+	case p.Life < 10*time.Millisecond:
+		return nil, fmt.Errorf("--seconds %v is below 0.01", *seconds)
+	case p.Recovering < 0 || p.Recovering >= 1:
+		return nil, fmt.Errorf("--recovering %v is not within 0 and 1", p.Recovering)
+	}
+	for _, policy := range p.policies {
+		if _, ok := policies[policy]; !ok && p.Command == "" {
+			return nil, fmt.Errorf("--policies: %q is not write, file, interval, os or journal", policy)
+		}
+	}
+	if p.Command != "" && len(p.policies) != 1 {
+		p.policies = []string{"command"}
+	}
+	return p, nil
+}
+
+func mainPowerLoss(args []string, stdout, stderr io.Writer) int {
+	p, err := parsePowerLoss(args[1:], stderr)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		return exitOK
+	case err != nil:
+		fmt.Fprintln(stderr, "millrace bench powerloss:", err)
+		return exitUsage
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if p.Seed == 0 {
+		p.Seed = rand.Uint64()
+	}
+	if p.Binary, err = os.Executable(); err == nil {
+		err = forgetfs.Available()
+	}
+	if err != nil {
+		fmt.Fprintln(stderr, "millrace bench powerloss:", err)
+		return exitFailed
+	}
+	p.Say = func(format string, args ...any) { fmt.Fprintf(stderr, format+"\n", args...) }
+	p.Say("seed %d", p.Seed)
+	file := PowerFile{Command: commandLine(args), Seed: p.Seed, Machine: machineUnder(p.Parent)}
+	code := exitOK
+	for _, policy := range p.policies {
+		row := p.Run(ctx, policy)
+		file.Rows = append(file.Rows, row)
+		if !row.OK() {
+			code = exitFailed
+		}
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	PrintPower(stdout, file.Rows)
+	if p.out != "" {
+		if err := file.Write(p.out); err != nil {
+			fmt.Fprintln(stderr, "millrace bench powerloss:", err)
+			return exitFailed
+		}
+	}
+	return code
+}

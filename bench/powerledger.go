@@ -1,0 +1,173 @@
+package bench
+
+import (
+	"fmt"
+	"sync"
+	"time"
+)
+
+// powerLedger is what was acknowledged, and when, over all lives of a broker: a time
+// per record, per producer and partition. Safe for any goroutine.
+type powerLedger struct {
+	run                   uint32
+	producers, partitions int
+
+	mu    sync.Mutex
+	start time.Time
+	acked [][]int64       // by row, sequence: ns from start, 0 not acknowledged, gone: counted as lost
+	acks  int64           // how many, ever
+	known map[string]bool // findings that were counted after an earlier cut
+}
+
+// gone marks a record that an earlier comparison has counted as lost.
+const gone = -1
+
+func newPowerLedger(run uint32, producers, partitions int) *powerLedger {
+	return &powerLedger{
+		run: run, producers: producers, partitions: partitions, start: time.Now(),
+		acked: make([][]int64, producers*partitions), known: map[string]bool{},
+	}
+}
+
+func (l *powerLedger) ack(h header) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	row := &l.acked[int(h.producer)*l.partitions+int(h.partition)]
+	for uint64(len(*row)) <= h.sequence {
+		*row = append(*row, 0)
+	}
+	(*row)[h.sequence] = max(1, int64(time.Since(l.start)))
+	l.acks++
+}
+
+// acknowledged counts.
+func (l *powerLedger) acknowledged() int64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.acks
+}
+
+// Findings is what one reading back has found for the first time.
+type Findings struct {
+	Read           int64    `json:"read"`
+	Lost           int64    `json:"lost"`           // acknowledged, not there
+	Duplicated     int64    `json:"duplicated"`     // there more than once
+	Reordered      int64    `json:"reordered"`      // there after a later one of its producer and partition
+	Corrupt        int64    `json:"corrupt"`        // checksum or header wrong
+	Holes          int64    `json:"holes"`          // offsets below the end at which nothing is read
+	Unacknowledged int64    `json:"unacknowledged"` // there though no acknowledgement came: allowed
+	LossWindow     float64  `json:"lossWindowMillis"`
+	Examples       []string `json:"examples,omitempty"`
+}
+
+// whole reports whether nothing is wrong.
+func (f Findings) whole() bool {
+	return f.Lost+f.Duplicated+f.Reordered+f.Corrupt+f.Holes == 0
+}
+
+func (f *Findings) example(format string, args ...any) {
+	if len(f.Examples) < examplesMax {
+		f.Examples = append(f.Examples, fmt.Sprintf(format, args...))
+	}
+}
+
+func (f *Findings) add(o Findings) {
+	f.Read = o.Read // of the last
+	f.Unacknowledged = o.Unacknowledged
+	f.Lost += o.Lost
+	f.Duplicated += o.Duplicated
+	f.Reordered += o.Reordered
+	f.Corrupt += o.Corrupt
+	f.Holes += o.Holes
+	f.LossWindow = max(f.LossWindow, o.LossWindow)
+	f.Examples = append(f.Examples, o.Examples...)
+	f.Examples = f.Examples[:min(len(f.Examples), examplesMax)]
+}
+
+// comparison is one reading back.
+type comparison struct {
+	ledger *powerLedger
+	seen   []bitset
+	last   []uint64
+	counts []int64 // records read of each partition
+	found  Findings
+}
+
+func (l *powerLedger) compare() *comparison {
+	rows := len(l.acked)
+	return &comparison{ledger: l, seen: make([]bitset, rows), last: make([]uint64, rows), counts: make([]int64, l.partitions)}
+}
+
+// once reports whether this was not found before.
+func (c *comparison) once(format string, args ...any) bool {
+	key := fmt.Sprintf(format, args...)
+	if c.ledger.known[key] {
+		return false
+	}
+	c.ledger.known[key] = true
+	c.found.example("%s", key)
+	return true
+}
+
+// visit takes the next record of a partition, in the order of its offsets.
+func (c *comparison) visit(partition int32, value []byte) {
+	c.found.Read++
+	c.counts[partition]++
+	h, err := parse(value)
+	if err != nil || h.run != c.ledger.run || int(h.producer) >= c.ledger.producers || h.partition != uint32(partition) {
+		if c.once("partition %d: record %d is not one that was sent: %v", partition, c.counts[partition]-1, err) {
+			c.found.Corrupt++
+		}
+		return
+	}
+	row := int(h.producer)*c.ledger.partitions + int(h.partition)
+	switch {
+	case c.seen[row].has(h.sequence):
+		if c.once("partition %d: producer %d sequence %d is there twice", partition, h.producer, h.sequence) {
+			c.found.Duplicated++
+		}
+	case h.sequence < c.last[row]:
+		if c.once("partition %d: producer %d sequence %d came after %d", partition, h.producer, h.sequence, c.last[row]-1) {
+			c.found.Reordered++
+		}
+	}
+	c.seen[row].set(h.sequence)
+	c.last[row] = max(c.last[row], h.sequence+1)
+}
+
+// finish counts what is missing. ends are the partitions' end offsets, cut is when the power went.
+func (c *comparison) finish(ends map[int32]int64, cut time.Time) Findings {
+	l := c.ledger
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	at, oldest := int64(cut.Sub(l.start)), int64(0)
+	for row, acked := range l.acked {
+		last := uint64(len(acked))
+		for sequence := range max(last, c.last[row]) {
+			there := c.seen[row].has(sequence)
+			switch {
+			case sequence >= last || acked[sequence] == 0:
+				if there {
+					c.found.Unacknowledged++
+				}
+			case acked[sequence] != gone && !there:
+				c.found.Lost++
+				c.found.example("partition %d: producer %d sequence %d was acknowledged %.1f ms before the cut and is not there",
+					row%l.partitions, row/l.partitions, sequence, float64(at-acked[sequence])/1e6)
+				if oldest == 0 || acked[sequence] < oldest {
+					oldest = acked[sequence]
+				}
+				acked[sequence] = gone
+			}
+		}
+	}
+	if oldest > 0 {
+		c.found.LossWindow = max(0, float64(at-oldest)/1e6)
+	}
+	for partition, end := range ends {
+		if hole := end - c.counts[partition]; hole > 0 && c.once("partition %d: %d records read below offset %d", partition, c.counts[partition], end) {
+			c.found.Holes += hole
+		}
+	}
+	return c.found
+}

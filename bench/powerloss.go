@@ -1,0 +1,408 @@
+package bench
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"io"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"sync"
+	"text/tabwriter"
+	"time"
+
+	"github.com/millrace/millrace/bench/forgetfs"
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+// PowerLoss cuts the power of a broker, again and again.
+type PowerLoss struct {
+	Binary     string        // this program
+	Command    string        // another broker instead: see Serve.Command
+	Parent     string        // directory in which the mount point is made
+	Overrides  []string      // key=value, for millrace serve
+	Cuts       int           // under load
+	Life       time.Duration // the longest time of load before a cut; the shortest is a quarter of it
+	Recovering float64       // the chance that a start is cut as well
+	Partitions int
+	Producers  int
+	Rate       int64 // records/s, of each producer
+	Seed       uint64
+	Ordered    bool // fsync of a file makes its name durable too
+	SyncTime   time.Duration
+	Say        func(format string, args ...any)
+}
+
+// PowerRow is the ledger of one policy.
+type PowerRow struct {
+	Policy       string         `json:"policy"`
+	Promises     bool           `json:"flushedBeforeAcknowledged"` // by its settings
+	Cuts         int            `json:"cuts"`
+	InRecovery   int            `json:"cutsInRecovery"` // further ones, during a start
+	Acknowledged int64          `json:"acknowledged"`
+	Survived     int64          `json:"survived"`
+	Failed       int64          `json:"failed"`      // records that the clients gave up
+	TornBytes    int64          `json:"tornBytes"`   // cut off segments at recovery, as the broker reports it
+	TornFrames   int            `json:"tornFrames"`  // of the journal, left out at recovery
+	DamagedLogs  int64          `json:"damagedLogs"` // that came up fenced
+	Findings     Findings       `json:"findings"`
+	Disk         forgetfs.Stats `json:"disk"`
+	DiskLost     int64          `json:"diskLostBytes"` // unsynced bytes that the cuts took
+	EachCut      []PowerCut     `json:"eachCut"`
+	Error        string         `json:"error,omitempty"` // what ended the row early
+}
+
+// PowerCut is what one cut did.
+type PowerCut struct {
+	Seed     uint64          `json:"seed"`
+	After    float64         `json:"loadSeconds"`
+	Disk     []forgetfs.Loss `json:"disk"`         // several when starts were cut
+	Ready    float64         `json:"readySeconds"` // of the start that was not cut
+	Findings Findings        `json:"findings"`
+}
+
+// OK reports whether the row keeps its promise.
+func (r *PowerRow) OK() bool {
+	return r.Error == "" && r.DamagedLogs == 0 && (!r.Promises || r.Findings.whole())
+}
+
+// powerRun is one policy at work.
+type powerRun struct {
+	PowerLoss
+	row       *PowerRow
+	random    *rand.Rand
+	disk      *forgetfs.Disk
+	mount     *forgetfs.Mount
+	dir       string
+	serve     *Serve
+	output    recoveryOutput
+	ledger    *powerLedger
+	producers []*powerProducer
+	workload  Workload
+	topic     string
+}
+
+// Run makes one row: a broker with this flush policy on an empty disk, and all its cuts.
+func (p PowerLoss) Run(ctx context.Context, policy string) *PowerRow {
+	r := &powerRun{
+		PowerLoss: p, row: &PowerRow{Policy: policy}, topic: "power",
+		disk:     forgetfs.NewDisk(forgetfs.Options{Ordered: p.Ordered, SyncTime: p.SyncTime}),
+		workload: Workload{Partitions: p.Partitions, Replication: -1, Size: powerValueMax, Batch: powerBatchMax, Producers: p.Producers, Acks: "all", Idempotent: true, Compression: "none", RandomBytes: 1, Duration: 1},
+	}
+	r.random = r.draws(0)
+	err := r.workload.Validate()
+	if err == nil {
+		err = r.all(ctx)
+	}
+	if err = errors.Join(err, r.end()); err != nil {
+		r.row.Error = err.Error()
+	}
+	if r.ledger != nil {
+		r.row.Acknowledged = r.ledger.acknowledged()
+		r.row.Survived = r.row.Acknowledged - r.row.Findings.Lost
+	}
+	r.row.Disk = r.disk.Stats()
+	return r.row
+}
+
+func (r *powerRun) all(ctx context.Context) (err error) {
+	if r.dir, err = os.MkdirTemp(r.Parent, "millrace-power-"); err != nil {
+		return fmt.Errorf("mount point: %w", err)
+	}
+	overrides := []string{
+		// Small, so that a few seconds roll segments and turn the journal.
+		"log.segment.bytes=1048576", "journal.bytes=4194304",
+		"flush.policy=" + r.row.Policy,
+	}
+	r.serve = &Serve{
+		Kafka: Kafka{Name: r.row.Policy, ProducerOptions: []kgo.Opt{
+			kgo.RetryBackoffFn(func(int) time.Duration { return 50 * time.Millisecond }),
+			kgo.DialTimeout(time.Second), kgo.MetadataMinAge(50 * time.Millisecond),
+		}},
+		Binary: r.Binary, Command: r.Command, Parent: r.Parent, Dir: r.dir, Overrides: append(overrides, r.Overrides...), Output: &r.output,
+	}
+	if r.mount, err = r.disk.Mount(r.dir); err != nil {
+		return err
+	}
+	if err := r.serve.Start(ctx); err != nil {
+		return err
+	}
+	if err := r.serve.Create(ctx, r.topic, r.workload); err != nil {
+		return err
+	}
+	settings, err := r.serve.Settings(ctx, r.topic)
+	if err != nil {
+		return err
+	}
+	r.row.Promises = classOf(settings) == Flushed
+	r.ledger = newPowerLedger(r.random.Uint32(), r.Producers, r.Partitions)
+	for id := range r.Producers {
+		r.producers = append(r.producers, &powerProducer{
+			id: uint32(id), ledger: r.ledger, next: make([]uint64, r.Partitions), tokens: make(chan struct{}, powerInFlight),
+			random: rand.New(rand.NewPCG(r.Seed, 1+uint64(id))),
+		})
+	}
+	for i := range r.Cuts {
+		r.random = r.draws(uint64(i) + 1)
+		if err := r.cut(ctx); err != nil {
+			return fmt.Errorf("cut %d: %w", r.row.Cuts, err)
+		}
+	}
+	return nil
+}
+
+// draws are the random numbers of one cut: its time and what it leaves do not depend
+// on how many starts of earlier ones were cut.
+func (r *powerRun) draws(cut uint64) *rand.Rand {
+	h := fnv.New64a()
+	io.WriteString(h, r.row.Policy)
+	return rand.New(rand.NewPCG(r.Seed, h.Sum64()+cut))
+}
+
+// end clears away, whatever happened.
+func (r *powerRun) end() error {
+	var errs []error
+	for _, p := range r.producers {
+		p.close()
+	}
+	if r.serve != nil {
+		errs = append(errs, r.serve.Kill())
+	}
+	if r.mount != nil {
+		errs = append(errs, r.mount.Unmount())
+	}
+	if r.dir != "" {
+		errs = append(errs, os.Remove(r.dir)) // not RemoveAll: it may still be a mount
+	}
+	return errors.Join(errs...)
+}
+
+// cut is one life under load, its end, and the start after it.
+func (r *powerRun) cut(ctx context.Context) error {
+	for _, p := range r.producers {
+		if err := p.connect(r.serve, r.topic, r.workload); err != nil {
+			return err
+		}
+	}
+	life := r.Life/4 + time.Duration(r.random.Int64N(int64(r.Life-r.Life/4)))
+	loading, stop := context.WithCancel(ctx)
+	var wait sync.WaitGroup
+	for _, p := range r.producers {
+		wait.Go(func() { p.load(loading, r.Rate) })
+	}
+	began := time.Now()
+	select {
+	case <-time.After(life):
+	case <-ctx.Done():
+	}
+	// The disk first, then the process: nothing that is written from now on is there,
+	// so nothing that is acknowledged from now on may have needed it.
+	r.disk.Cut()
+	at := time.Now()
+	killed := r.serve.Kill()
+	stop()
+	wait.Wait()
+	r.row.Cuts++
+	c := PowerCut{After: at.Sub(began).Seconds()}
+	if killed != nil || ctx.Err() != nil {
+		return errors.Join(killed, ctx.Err())
+	}
+	if err := r.powerUp(ctx, &c); err != nil {
+		if ctx.Err() == nil { // nobody can read anything
+			r.row.Findings.add(r.ledger.compare().finish(nil, at))
+		}
+		return err
+	}
+	for _, p := range r.producers {
+		r.row.Failed += p.settle(ctx)
+	}
+	err := r.readBack(ctx, at, &c)
+	r.row.Findings.add(c.Findings)
+	r.row.EachCut = append(r.row.EachCut, c)
+	if r.Say != nil {
+		var loss forgetfs.Loss // of this cut and those of the starts after it
+		for _, l := range c.Disk {
+			loss.Files += l.Files
+			loss.Bytes += l.Bytes
+			loss.Kept += l.Kept
+			loss.Names += l.Names
+		}
+		r.Say("%s cut %d/%d after %.2f s: %s; ready in %.2f s; %d read, %d lost, %d duplicated, %d reordered, window %.1f ms", r.row.Policy, r.row.Cuts, r.Cuts,
+			c.After, loss, c.Ready, c.Findings.Read, c.Findings.Lost, c.Findings.Duplicated, c.Findings.Reordered, c.Findings.LossWindow)
+	}
+	return err
+}
+
+// recoveringMax is among how many changes and syncs of a start a cut is drawn.
+const recoveringMax = 300
+
+// powerUp starts the broker on what the cut has left, cutting starts as it is drawn.
+func (r *powerRun) powerUp(ctx context.Context, c *PowerCut) error {
+	for {
+		if err := r.mount.Unmount(); err != nil {
+			return err
+		}
+		c.Seed = r.random.Uint64()
+		loss, err := r.disk.Restore(c.Seed)
+		if err != nil {
+			return err
+		}
+		c.Disk = append(c.Disk, loss)
+		r.row.DiskLost += loss.Bytes
+		if r.mount, err = r.disk.Mount(r.dir); err != nil {
+			return err
+		}
+		again := r.random.Float64() < r.Recovering
+		starting, cancel := context.WithCancel(ctx)
+		dark := r.disk.Dark()
+		if again {
+			r.disk.CutAfter(1 + r.random.Int64N(recoveringMax))
+			go func() {
+				select {
+				case <-dark:
+					cancel()
+				case <-starting.Done():
+				}
+			}()
+		}
+		err = r.serve.start(starting)
+		r.disk.CutAfter(0)
+		cancel()
+		select {
+		case <-dark:
+			r.row.InRecovery++
+			if err := r.serve.Kill(); err != nil {
+				return err
+			}
+			r.output.take(r.row)
+			continue
+		default:
+		}
+		r.output.take(r.row)
+		c.Ready = r.serve.Info().Ready
+		return err
+	}
+}
+
+// start is Start, after Kill.
+func (s *Serve) start(ctx context.Context) error {
+	s.info = TargetInfo{}
+	return s.Start(ctx)
+}
+
+// readBack compares what is there with what was acknowledged.
+func (r *powerRun) readBack(ctx context.Context, at time.Time, c *PowerCut) error {
+	compared := r.ledger.compare()
+	err := r.serve.ReadBack(ctx, r.topic, compared.visit)
+	var listed kadm.ListedOffsets
+	if err == nil {
+		listed, err = r.serve.admin.ListEndOffsets(ctx, r.topic)
+	}
+	if err == nil {
+		err = listed.Error()
+	}
+	if err != nil {
+		if ctx.Err() == nil { // what could not be read counts as lost: nobody else can read it either
+			c.Findings = compared.finish(nil, at)
+		}
+		return fmt.Errorf("read back: %w", err)
+	}
+	ends := map[int32]int64{}
+	listed.Each(func(o kadm.ListedOffset) { ends[o.Partition] = o.Offset })
+	c.Findings = compared.finish(ends, at)
+	return nil
+}
+
+// recoveryOutput keeps what a broker prints while it starts.
+type recoveryOutput struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+const recoveryOutputMax = 4 << 20
+
+func (o *recoveryOutput) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.buf.Len() < recoveryOutputMax {
+		o.buf.Write(p)
+	}
+	return len(p), nil
+}
+
+var (
+	cutInLogs   = regexp.MustCompile(`(\d+) bytes checked, (\d+) cut, (\d+) logs damaged`)
+	tornJournal = regexp.MustCompile(`the last write, .*is torn or damaged`)
+)
+
+// take adds what millrace reports of its recovery, and forgets it.
+func (o *recoveryOutput) take(row *PowerRow) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, m := range cutInLogs.FindAllSubmatch(o.buf.Bytes(), -1) {
+		cut, _ := strconv.ParseInt(string(m[2]), 10, 64)
+		damaged, _ := strconv.ParseInt(string(m[3]), 10, 64)
+		row.TornBytes += cut
+		row.DamagedLogs += damaged
+	}
+	row.TornFrames += len(tornJournal.FindAll(o.buf.Bytes(), -1))
+	o.buf.Reset()
+}
+
+// PowerFile is what --out writes.
+type PowerFile struct {
+	Command string      `json:"command"`
+	Seed    uint64      `json:"seed"`
+	Machine Machine     `json:"machine"`
+	Rows    []*PowerRow `json:"rows"`
+}
+
+// Write makes the file.
+func (f PowerFile) Write(path string) error {
+	text, err := json.MarshalIndent(f, "", "  ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(path, append(text, '\n'), 0o644)
+}
+
+// PrintPower prints the ledger.
+func PrintPower(w io.Writer, rows []*PowerRow) {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(t, "policy\tcuts\tin recovery\tacknowledged\tsurvived\tlost\tduplicated\treordered\tcorrupt\ttorn bytes cut\tloss window\t")
+	for _, r := range rows {
+		f := r.Findings
+		fmt.Fprintf(t, "%s\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%.1f ms\t\n", r.Policy, r.Cuts, r.InRecovery, r.Acknowledged, r.Survived,
+			f.Lost, f.Duplicated, f.Reordered, f.Corrupt+f.Holes, r.TornBytes, f.LossWindow)
+	}
+	t.Flush()
+	for _, r := range rows {
+		if r.Error != "" {
+			fmt.Fprintf(w, "%s: ended early: %s\n", r.Policy, r.Error)
+		}
+		if r.DamagedLogs > 0 {
+			fmt.Fprintf(w, "%s: %d logs came up damaged\n", r.Policy, r.DamagedLogs)
+		}
+		if r.Promises && !r.Findings.whole() {
+			fmt.Fprintf(w, "%s: FAILED: it flushes before it acknowledges\n", r.Policy)
+			for _, e := range r.Findings.Examples {
+				fmt.Fprintf(w, "  %s\n", e)
+			}
+		}
+	}
+}
+
+// machineUnder is the machine's facts for a run with its mount in parent.
+func machineUnder(parent string) Machine {
+	if parent == "" {
+		parent = os.TempDir()
+	}
+	return ReadMachine(filepath.Clean(parent))
+}
