@@ -24,7 +24,7 @@ const usage = `usage: millrace bench produce|powerloss|disk [flags]
 
   produce   send records at a fixed rate (or as fast as they are acknowledged) and
             measure from the time each should have been sent; then read all back
-  produce --compare write,file,interval,os
+  produce --compare write,file,journal,interval,os
             the same, once per flush policy, interleaved, with medians
   powerloss cut the power of a broker under load, at random points, on a file system that
             forgets what was not synced; restart it; count what was acknowledged and is gone
@@ -161,7 +161,7 @@ func parseProduce(args []string, stderr io.Writer) (*produce, error) {
 	f.Int64Var(&p.verifyMax, "verify-max", 8192, "`MiB` sent above which nothing is read back (the result says so)")
 	f.BoolVar(&p.options.Keep, "keep", false, "leave the topic behind")
 	f.StringVar(&p.out, "out", "", "write raw histograms, settings and machine facts to `FILE.json`")
-	compare := f.String("compare", "", "flush `policies` to compare, as write,file,interval,os")
+	compare := f.String("compare", "", "flush `policies` to compare, as write,file,journal,interval,os")
 	f.Var(&p.peers, "peer-bootstrap", "another broker as a row, with or without --compare: `NAME=HOST:PORT[,HOST:PORT][+topic.setting=value]`; repeatable")
 	f.IntVar(&p.rule.Runs, "runs", 5, "when comparing: runs of each row")
 	f.IntVar(&p.rule.RepeatsMax, "repeats", 2, fmt.Sprintf("when comparing: how often a run with more than %.0f %% CPU steal is made again", StealMax))

@@ -204,7 +204,7 @@ func (b *Broker) Setup(core int, io ring.IO) error {
 	c.SetupGroups()
 	l.AddSource(c.Logs)
 	l.AfterStep(c.AfterStep)
-	l.AfterStep(c.Journal.AfterStep) // last: all that the step appended goes into one write
+	l.AfterStep(c.Journal.AfterStep) // last: the entries of all partitions that the step brought share one write
 	return nil
 }
 

@@ -2,8 +2,8 @@
 # usage: testdata/test.sh short|full      (from the top; make test, make acceptance)
 #
 # Runs every test: short is one reduced case of everything, full the full counts.
-# Needs Go and a C compiler; what else tests need (kcat, lsof, Kafka's jars, a
-# Python client) they install themselves. A test whose means cannot be had is left
+# Needs Go; what else tests need (a C compiler, kcat, lsof, Kafka's jars, a Python
+# client) they install themselves. A test whose means cannot be had is left
 # out and listed at the end.
 set -eu
 mode=${1:?short or full}

@@ -9,10 +9,11 @@
 //
 // # Rules
 //
-// Entries become durable in the order of Submit, and Durable is called in that
-// order, never from inside Submit. An entry that was durable before a crash is
-// handed to Replay at the next start, in the order of Submit within one
-// partition, until it has been cut.
+// Entries become durable in the order of Submit within one partition, and Durable is never called
+// from inside Submit. Across partitions the order is the same, but for this: while there is
+// no room, an entry whose batches are durable in the partition's own files by now is answered
+// without being written. An entry that was durable here before a crash is handed to Replay at the
+// next start, in the order of Submit within one partition, until it has been cut.
 //
 // There are entries of one kind only, batches that were appended. What changes a partition in
 // another way is durable in the partition's files before it takes effect. Where a replay could put

@@ -69,7 +69,7 @@
 //	           taken there before the roll is removed, durably, before the trim.
 //	flush      [sync] moves nothing on disk that recovery would read differently.
 //	truncate   [sync what stays] -> [lower the recovery point, atomically] -> the log as it was.
-//	           -> [where the journal may hold something of it: rename the incarnation, SyncDir] -> the log
+//	           -> [where there is a journal: rename the incarnation, SyncDir] -> the log
 //	           as its files have it; what the journal holds belongs to nobody. -> [remove the
 //	           segments behind, SyncDir] -> the log as it was, or shorter, never below
 //	           the cut; a hole is above the recovery point and is cut. -> [truncate and
