@@ -25,6 +25,8 @@ type machine struct {
 	world *sim.World
 	host  *sim.Host
 	ios   []*sim.IO
+	set   []string // what is configured otherwise
+	lines []string // what the broker printed
 	*engine.Broker
 }
 
@@ -43,10 +45,17 @@ func (m *machine) must(err error) {
 // boot starts the broker on what the disk holds.
 func (m *machine) boot() {
 	m.Helper()
-	set, _, err := config.Parse("", "", []string{"listeners=PLAINTEXT://10.0.0.1:9092", "log.dirs=/data", "tail.bytes=1048576", "journal.bytes=65536", "flush.policy=file", "log.index.size.max.bytes=4096"})
+	m.must(m.tryBoot())
+}
+
+// tryBoot is boot, and why it could not be done.
+func (m *machine) tryBoot() error {
+	m.Helper()
+	set, _, err := config.Parse("", "", append([]string{"listeners=PLAINTEXT://10.0.0.1:9092", "log.dirs=/data", "tail.bytes=1048576", "journal.bytes=65536", "flush.policy=file", "log.index.size.max.bytes=4096"}, m.set...))
 	m.must(err)
+	say := func(format string, args ...any) { m.lines = append(m.lines, fmt.Sprintf(format, args...)) }
 	m.Broker, err = engine.Open(engine.Config{
-		Set: set, Host: m.host, Cores: 2, Recovery: 1, Log: func(string, ...any) {},
+		Set: set, Host: m.host, Cores: 2, Recovery: 1, Log: say,
 		OpenStore: func(dir string, run engine.Runner) (cluster.Store, []cluster.KV, error) {
 			s, err := file.Open(m.host, filepath.Join(dir, "metadata.json"), file.Runner(run))
 			if err != nil {
@@ -55,15 +64,20 @@ func (m *machine) boot() {
 			return s, s.Load(), nil
 		},
 	})
-	m.must(err)
+	if err != nil {
+		return err
+	}
+	report, _ := m.Report()
+	say("%v", report)
 	m.ios = nil
 	for i := range m.Loops() {
 		m.ios = append(m.ios, m.host.NewIO(sim.IOConfig{PoolBytes: 4 << 20, RecvBuffers: 8}))
 		m.must(m.Setup(i, m.ios[i]))
 	}
 	booted := false
-	m.Boot(func(err error) { m.must(err); booted = true })
+	m.Boot(func(failed error) { err, booted = failed, true })
 	m.drive(&booted)
+	return err
 }
 
 // drive lets time pass until done, or the machine has crashed.

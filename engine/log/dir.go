@@ -234,6 +234,7 @@ func (d *Dir) open(report *RecoveryReport) (err error) {
 		key := partitionKey{topic, partition}
 		l := d.newLog(topic, partition, filepath.Join(d.path, e.Name))
 		r := &recovery{log: l, host: d.host, clean: report.Clean, trust: points[key], highMark: marks[key], startAt: starts[key], now: d.host.WallMillis(), aside: ring.NoFD}
+		_, r.known = points[key]
 		r.report = LogReport{Topic: topic, Partition: partition, Clean: report.Clean, RecoveryPoint: r.trust}
 		if report.Clean {
 			r.trust = math.MaxInt64

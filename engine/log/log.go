@@ -98,6 +98,7 @@ type Log struct {
 	snapshotAt int64 // bytesIn when the last producer snapshot was taken
 
 	fence    *ErrFenced
+	damaged  bool // recovery fenced it: it is to go on beyond logEnd
 	noSpace  bool
 	cutting  bool // a truncation waits or runs: nothing is appended
 	cuts     int  // how many

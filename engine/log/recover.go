@@ -54,7 +54,7 @@ func (r *LogReport) String() string {
 		s += ", entries of the journal kept in " + r.Aside
 	}
 	if r.CutAt != "" {
-		s += fmt.Sprintf(", torn tail of %d bytes cut at %s", r.Cut, r.CutAt)
+		s += fmt.Sprintf(", torn or damaged: %d bytes cut at %s", r.Cut, r.CutAt)
 	}
 	if r.Damage != nil {
 		s += fmt.Sprintf(", DAMAGED and fenced: %v", r.Damage)
@@ -68,6 +68,7 @@ type recovery struct {
 	host      ring.Host
 	clean     bool
 	trust     int64 // the recovery point; MaxInt64 after a clean close
+	known     bool  // the checkpoint has the recovery point
 	highMark  int64 // from the checkpoints
 	startAt   int64
 	now       int64
@@ -281,10 +282,17 @@ func (r *recovery) scanSegments(l *Log) error {
 			return err
 		}
 		if !last && end <= min(r.trust, r.scan.from) && whole {
-			s.end, s.size, s.rolled, s.finished = end, sizes[i], true, true
+			s.end, s.size, s.rolled, s.finished, s.cold = end, sizes[i], true, true, sizes[i]
 			continue
 		}
 		s.maxTimestamp, s.maxTimestampAt = record.NoTimestamp, s.base
+		r.scan.ends, r.scan.last = end, last && !r.clean
+		if last {
+			r.scan.ends = 0
+			if r.clean {
+				r.scan.ends = r.report.RecoveryPoint
+			}
+		}
 		err = r.scan.segment(s, s.fd, sizes[i])
 		var bad *damage
 		switch {
@@ -296,6 +304,8 @@ func (r *recovery) scanSegments(l *Log) error {
 			bad = &damage{s.size, s.end, fmt.Sprintf("ends at offset %d, but the next segment starts at %d", s.end, end)}
 		case last && r.trust != math.MaxInt64 && s.end < r.trust:
 			bad = &damage{s.size, s.end, fmt.Sprintf("ends at offset %d, below the recovery point %d", s.end, r.trust)}
+		case last && r.clean && r.known && s.end < r.report.RecoveryPoint:
+			bad = &damage{s.size, s.end, fmt.Sprintf("ends at offset %d, and a clean stop left it at %d", s.end, r.report.RecoveryPoint)}
 		}
 		if !r.clean {
 			r.report.Rebuilt++
@@ -422,7 +432,7 @@ func (r *recovery) damaged(i int, bad *damage, size int64) {
 	if r.trust == math.MaxInt64 {
 		r.report.Damage = fmt.Errorf("at %d of %d bytes, offset %d, after a clean close: %s", bad.pos, size, bad.next, bad.why)
 	}
-	l.fence = &ErrFenced{File: s.path(suffixLog), Cause: r.report.Damage}
+	l.fence, l.damaged = &ErrFenced{File: s.path(suffixLog), Cause: r.report.Damage}, true
 	for _, o := range l.segments { // what was made again is not written: lookups walk
 		if o.index.rebuild != nil {
 			o.index = indexTail{}
@@ -528,7 +538,7 @@ func (r *recovery) roll() (*segment, error) {
 // there stays as it is, and can be read.
 func (r *recovery) lost(cause error) {
 	r.report.Damage = cause
-	r.log.fence = &ErrFenced{File: r.log.path, Cause: cause}
+	r.log.fence, r.log.damaged = &ErrFenced{File: r.log.path, Cause: cause}, true
 }
 
 // setAside keeps what the journal has of a log that it cannot be replayed into, in a file of
