@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -35,7 +36,7 @@ func TestDamage(t *testing.T) {
 				base := leave(t, policy, stop.mode)
 				outcomes := map[string]int{}
 				for _, path := range base.paths() {
-					for _, d := range damages(path, base.files[path], !testing.Short()) {
+					for _, d := range damages(path, base.files[path], os.Getenv("MILLRACE_TEST_FULL") != "") {
 						c := &damageCase{TB: t, left: base, path: path, damage: d}
 						outcomes[c.run()]++
 					}

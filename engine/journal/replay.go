@@ -53,7 +53,7 @@ func (f *Files) replayFile(path string, total int64, apply func(*Entry) error) e
 		return err
 	}
 	defer f.host.Close(fd)
-	r := reader{host: f.host, fd: fd, path: path, id: f.meta.id, generation: f.meta.generation, report: &f.report, total: total, log: f.cfg.Log}
+	r := reader{host: f.host, fd: fd, path: path, id: f.meta.id, generation: f.meta.generation, report: &f.report, bytes: f.meta.bytes, total: total, log: f.cfg.Log}
 	all, err := r.scan()
 	if err != nil {
 		return err
@@ -73,6 +73,7 @@ type reader struct {
 	id         [16]byte
 	generation uint64
 	report     *Report
+	bytes      int64 // that the file was made with; 0: not known
 	total      int64 // bytes of all files
 	log        func(format string, args ...any)
 	buf        []byte
@@ -102,6 +103,9 @@ func (r *reader) scan() ([]found, error) {
 	size, err := r.host.Size(r.fd)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", r.path, err)
+	}
+	if r.bytes > 0 && size != r.bytes {
+		return nil, fmt.Errorf("%s: DAMAGED: it has %d bytes, and was made with %d. Records that had been acknowledged may be lost with it; nothing was changed", r.path, size, r.bytes)
 	}
 	r.report.Read += size
 	for off := int64(0); off < size; {
@@ -210,6 +214,7 @@ func (r *reader) behind(last found) error {
 		return fmt.Errorf("%s: %w", r.path, err)
 	}
 	at := (last.off + int64(padded(last.size))) % size
+	r.report.Ends = append(r.report.Ends, fmt.Sprintf("%s: its last whole write ends at %d; a later one, if there was any, is torn or damaged and cannot be seen", r.path, at))
 	b, err := r.read(at, frameMax)
 	if err != nil {
 		return err

@@ -44,6 +44,7 @@ type Log struct {
 	topic       string
 	partition   int32
 	topicID     [16]byte
+	nameless    error // why topicID is not known
 	incarnation uint64
 	dir         *Dir
 	path        string // of the partition's directory

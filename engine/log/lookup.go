@@ -47,7 +47,6 @@ type lookup struct {
 	checked   span
 	compacted bool // offsets may be missing
 
-
 	// What it found.
 	pos    int64
 	ends   [cursorsAhead + 1]cursorEnd

@@ -27,7 +27,7 @@ type LogReport struct {
 	Cut           int64    // bytes cut off behind the last whole batch
 	CutAt         string   // file and position; empty when nothing was cut
 	Rebuilt       int      // segments whose indexes were made again
-	Mended        []string // after a clean close: files that were not as they had been left, and were made again
+	Mended        []string // files that were damaged, or after a clean close not as they had been left, and were made again
 	Replayed      int      // batches from the journal
 	Aside         string   // the file with what the journal has, and the damaged log could not take
 	Nanos         int64
@@ -36,11 +36,11 @@ type LogReport struct {
 
 func (r *LogReport) String() string {
 	s := fmt.Sprintf("%s-%d: offsets %d to %d", r.Topic, r.Partition, r.LogStart, r.LogEnd)
+	if len(r.Mended) > 0 {
+		s += ", made again: " + strings.Join(r.Mended, ", ")
+	}
 	if r.Clean {
 		s += ", closed cleanly"
-		if len(r.Mended) > 0 {
-			s += ", made again: " + strings.Join(r.Mended, ", ")
-		}
 		if r.Damage != nil {
 			s += fmt.Sprintf(", DAMAGED and fenced: %v", r.Damage)
 		}
@@ -64,23 +64,25 @@ func (r *LogReport) String() string {
 
 // recovery is one log on its way up: scanned, then replayed into, then finished.
 type recovery struct {
-	log       *Log
-	host      ring.Host
-	clean     bool
-	trust     int64 // the recovery point; MaxInt64 after a clean close
-	known     bool  // the checkpoint has the recovery point
-	highMark  int64 // from the checkpoints
-	startAt   int64
-	now       int64
-	report    LogReport
-	scan      scanner
-	dirty     map[*segment]bool // to be synced
-	epochsIn  []byte            // as the file has them
-	snapshots []int64           // the files there are
-	keeps     string            // a file with what an earlier start could not replay
-	aside     ring.FD           // where the journal's entries of a fenced log are kept
-	asidePath string
-	asideSize int64
+	log        *Log
+	host       ring.Host
+	clean      bool
+	trust      int64 // the recovery point; MaxInt64 after a clean close
+	known      bool  // the checkpoint has the recovery point
+	highMark   int64 // from the checkpoints
+	startAt    int64
+	now        int64
+	report     LogReport
+	scan       scanner
+	dirty      map[*segment]bool // to be synced
+	epochsIn   []byte            // as the file has them
+	badEpochs  bool              // the file is damaged
+	badAborted []string          // transaction indexes that are damaged
+	snapshots  []int64           // the files there are
+	keeps      string            // a file with what an earlier start could not replay
+	aside      ring.FD           // where the journal's entries of a fenced log are kept
+	asidePath  string
+	asideSize  int64
 }
 
 // syncNames makes durable what recovery is about to see: a process that was killed may have
@@ -171,7 +173,7 @@ func (r *recovery) readDir() error {
 			return err
 		}
 	}
-	if l.topicID, err = readMetadata(h, l.path); err != nil {
+	if l.topicID, l.nameless, err = readMetadata(h, l.path); err != nil {
 		return err
 	}
 	b, err := readWhole(h, filepath.Join(l.path, epochsName))
@@ -179,10 +181,10 @@ func (r *recovery) readDir() error {
 		return err
 	}
 	r.epochsIn = b
+	// One begins empty, and is never written without an entry.
 	if len(b) > 0 {
 		if l.epochs, err = decodeEpochs(b); err != nil {
-			// The batches above the recovery point say theirs; those below need the file.
-			return fmt.Errorf("%s: %w", filepath.Join(l.path, epochsName), err)
+			r.badEpochs, l.epochs = true, epochs{}
 		}
 	}
 	for _, base := range bases {
@@ -264,7 +266,19 @@ func (r *recovery) scanSegments(l *Log) error {
 	if l.producer, r.scan.from, err = loadSnapshot(h, l.path, r.snapshots, r.trust); err != nil {
 		return err
 	}
-	if n := len(r.snapshots); r.clean && n > 0 && r.scan.from != r.snapshots[n-1] {
+	for _, s := range l.segments {
+		if err := r.aborted(s); err != nil {
+			return err
+		}
+	}
+	if len(r.badAborted) > 0 { // all are made again: a transaction may begin in another segment
+		r.report.Mended = append(r.report.Mended, r.badAborted...)
+		l.producer, r.scan.from, r.scan.trusted = producers{}, 0, 0
+		for _, s := range l.segments {
+			s.aborted, s.abortedOld = nil, 1
+		}
+	}
+	if n := len(r.snapshots); len(r.badAborted) == 0 && r.clean && n > 0 && r.scan.from != r.snapshots[n-1] {
 		r.report.Mended = append(r.report.Mended, fileName(r.snapshots[n-1], suffixSnapshot))
 	}
 	r.scan.producer = &l.producer
@@ -273,9 +287,6 @@ func (r *recovery) scanSegments(l *Log) error {
 		end := int64(math.MaxInt64)
 		if !last {
 			end = l.segments[i+1].base
-		}
-		if err := r.aborted(s); err != nil {
-			return err
 		}
 		whole, err := r.wholeIndexes(s, sizes[i])
 		if err != nil {
@@ -415,8 +426,9 @@ func (r *recovery) aborted(s *segment) error {
 		return err
 	}
 	all, err := parseAborted(b)
-	if err != nil { // it is made again where batches are scanned; below that it is needed
-		return fmt.Errorf("%s: %w", s.path(suffixTxn), err)
+	if err != nil {
+		r.badAborted = append(r.badAborted, fileName(s.base, suffixTxn))
+		return nil
 	}
 	s.aborted = slices.DeleteFunc(all, func(t AbortedTxn) bool { return t.LastOffset >= r.trust })
 	s.abortedOld = len(all)
@@ -614,6 +626,9 @@ func (r *recovery) finish() error {
 		// take the damage for a torn tail, and cut it.
 		l.published.RecoveryPoint.Store(r.report.RecoveryPoint)
 		return nil
+	}
+	if err := r.checkEpochs(end); err != nil {
+		return err
 	}
 	if err := r.dropBeyond(end); err != nil {
 		return err

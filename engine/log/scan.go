@@ -116,8 +116,8 @@ func (c *scanner) walk(s *segment, fd ring.FD, size int64) error {
 // take takes in the batch that the walker is at.
 func (c *scanner) take(s *segment, w *walker) error {
 	b := w.batch
-	if c.epochs != nil && b.LeaderEpoch() > c.epochs.latest() {
-		c.epochs.assign(b.LeaderEpoch(), b.BaseOffset())
+	if c.epochs != nil {
+		c.epochs.see(b.LeaderEpoch(), b.BaseOffset())
 	}
 	if b.ProducerID() >= 0 && b.BaseOffset() >= c.from {
 		aborted, ok, err := c.produced(w)
