@@ -42,22 +42,35 @@ func (r *recovery) checkEpochs(end int64) error {
 // epochIs says whether the batch that holds an offset has the epoch, and begins where that does. Where that cannot
 // be seen, there is nothing against it.
 func (r *recovery) epochIs(offset int64, e Epoch) (bool, error) {
+	w, err := r.batchAt(offset)
+	if err != nil || w == nil {
+		return true, err
+	}
+	return w.batch.LeaderEpoch() == e.Epoch && (w.batch.BaseOffset() >= e.Start || e.Start <= r.log.logStart), nil
+}
+
+// batchAt is a walker at the batch that holds an offset, or the first behind it; nil where none can be seen.
+func (r *recovery) batchAt(offset int64) (*walker, error) {
 	s := r.log.segmentOf(offset)
-	f := lookup{host: r.host, fd: s.fd, index: s.path(suffixIndex), base: s.base, size: s.size, entries: -1}
+	size, err := r.host.Size(s.fd)
+	if err != nil {
+		return nil, err
+	}
+	f := lookup{host: r.host, fd: s.fd, index: s.path(suffixIndex), base: s.base, size: size, entries: -1}
 	at, _, err := f.seek(offset)
 	if err != nil {
-		return false, err
+		return nil, err
 	}
-	w := walker{host: r.host, fd: s.fd, size: s.size, at: at}
+	w := &walker{host: r.host, fd: s.fd, size: size, at: at}
 	for w.next() {
 		if w.batch.LastOffset() >= offset {
-			return w.batch.LeaderEpoch() == e.Epoch && (w.batch.BaseOffset() >= e.Start || e.Start <= r.log.logStart), nil
+			return w, nil
 		}
 	}
 	if errors.Is(w.err, errDamage) {
-		return true, nil
+		return nil, nil
 	}
-	return true, w.err
+	return nil, w.err
 }
 
 // findEpochs takes them from the headers. The epoch of a batch is not under its CRC: one that is above

@@ -83,6 +83,12 @@ func decodeOffsets(b []byte) (map[partitionKey]int64, error) {
 	return m, nil
 }
 
+// CheckOffsets says what is wrong with the content of a checkpoint of offsets; nil: nothing.
+func CheckOffsets(b []byte) error {
+	_, err := decodeOffsets(b)
+	return err
+}
+
 // offsets is a checkpoint of the logs in their order: what value says, where it
 // says anything.
 func (d *Dir) offsets(value func(l *Log) (int64, bool)) []byte {

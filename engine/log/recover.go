@@ -419,20 +419,46 @@ func (r *recovery) lastEntry(path string, entry int64) (last []byte, n int64, er
 	return last, size / entry, nil
 }
 
-// aborted reads a segment's .txnindex, up to the recovery point.
+// aborted reads a segment's .txnindex, up to the recovery point. It has no CRC: an entry is believed
+// when the batches that it means are there. One that was cut between two entries does not show.
 func (r *recovery) aborted(s *segment) error {
-	b, err := readWhole(r.host, s.path(suffixTxn))
-	if err != nil || len(b) == 0 {
-		return err
-	}
-	all, err := parseAborted(b)
-	if err != nil {
-		r.badAborted = append(r.badAborted, fileName(s.base, suffixTxn))
+	b, err := ring.ReadFile(r.host, s.path(suffixTxn))
+	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
+	if err != nil {
+		return err
+	}
+	all, bad := parseAborted(b)
 	s.aborted = slices.DeleteFunc(all, func(t AbortedTxn) bool { return t.LastOffset >= r.trust })
-	s.abortedOld = len(all)
-	return nil
+	s.abortedOld = max(len(all), 1)
+	for _, t := range s.aborted {
+		if bad == nil {
+			bad, err = r.abortIs(t)
+		}
+	}
+	if bad != nil || len(b) == 0 {
+		r.badAborted = append(r.badAborted, fileName(s.base, suffixTxn))
+	}
+	return err
+}
+
+// abortIs says why an aborted transaction is none, or nil.
+func (r *recovery) abortIs(t AbortedTxn) (bad, err error) {
+	for _, offset := range []int64{t.FirstOffset, t.LastOffset} {
+		if offset < r.log.segments[0].base {
+			continue
+		}
+		w, err := r.batchAt(offset)
+		if err != nil || w == nil {
+			return nil, err
+		}
+		b := w.batch
+		if b.ProducerID() != t.ProducerID || b.BaseOffset() != offset || !b.Transactional() || b.Control() != (offset == t.LastOffset) {
+			return fmt.Errorf("offset %d", offset), nil
+		}
+	}
+	return nil, nil
 }
 
 // damaged leaves everything as it is: what is damaged had been flushed. The log can
@@ -739,7 +765,11 @@ func (r *recovery) finishSegment(s *segment) error {
 			b = appendAborted(b, t)
 		}
 		is, err := readWhole(h, s.path(suffixTxn))
-		if err == nil && !bytes.Equal(is, b) {
+		switch {
+		case err != nil:
+		case len(b) == 0:
+			err = removeFile(h, s.path(suffixTxn))
+		case !bytes.Equal(is, b):
 			err = ring.WriteFileAtomic(h, s.path(suffixTxn), b)
 		}
 		if err != nil {
