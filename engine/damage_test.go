@@ -98,13 +98,7 @@ func leave(t *testing.T, policy string, stop sim.Crash) *left {
 	m.what = "make"
 	m.boot()
 	for _, name := range damagedTopics {
-		made := change{ask: func(c *cluster.Controller, done func(error)) {
-			spec := cluster.TopicSpec{Name: name, Partitions: 1, Replicas: 1, Config: map[string]string{"segment.index.bytes": "120", "index.interval.bytes": "1000", "retention.ms": "-1"}}
-			c.CreateTopic(spec, false, func(_ *cluster.Topic, err error) { m.must(err); done(err) })
-		}}
-		if !m.do(&made) {
-			t.Fatal("no topic")
-		}
+		m.make(name)
 	}
 	n := 0
 	fill := func(topic string, batches int) {
@@ -175,8 +169,16 @@ func (l *left) abort(m *machine, topic string) {
 	l.aborted = append(l.aborted, at)
 }
 
-// append appends a batch of two records and notes that it was acknowledged.
+// append appends a batch of two records and wants it acknowledged.
 func (l *left) append(m *machine, topic string, n int) {
+	m.Helper()
+	if a := l.tryAppend(m, topic, n); a.Code != 0 {
+		m.Fatalf("%s: append to %s: %d %s", m.what, topic, a.Code, a.Message)
+	}
+}
+
+// tryAppend appends a batch and, where it is acknowledged, notes that.
+func (l *left) tryAppend(m *machine, topic string, n int) *acked {
 	m.Helper()
 	p := m.Shared().Routes.Load().ByName[topic].Partitions[0]
 	var b record.Builder
@@ -188,17 +190,17 @@ func (l *left) append(m *machine, topic string, n int) {
 	} else {
 		b.SetProducer(1000+int64(topic[0]), 0, int32(2*l.produced[topic]), false)
 		b.Add(ts, key, value)
-		l.produced[topic]++
 	}
 	b.Add(ts, key, value)
 	a := &acked{}
 	a.Records, a.Acks, a.Origin, a.Done = b.Finish(), -1, log.Client, a
 	m.Loops()[p.Core].Post(api.Func(m.Shared().Cores[p.Core], func(c *api.Core) { c.Append(p.Partition, &a.Produce) }))
 	m.drive(&a.done)
-	if !a.done || a.Code != 0 {
-		m.Fatalf("%s: append to %s: %d %s", m.what, topic, a.Code, a.Message)
+	if a.Code == 0 {
+		l.produced[topic]++
+		l.records[topic+"-0"] = append(l.records[topic+"-0"], acknowledged{a.BaseOffset, a.LastOffset, string(value), ts})
 	}
-	l.records[topic+"-0"] = append(l.records[topic+"-0"], acknowledged{a.BaseOffset, a.LastOffset, string(value), ts})
+	return a
 }
 
 // offsetCommit is a record of __consumer_offsets.
