@@ -129,6 +129,7 @@ func (d *Dir) readOffsets(name, without string, report *RecoveryReport) (map[par
 func (d *Dir) Checkpoint() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.writeFailedSync()
 	err := errors.Join(d.writeRecoveryPoints(), d.writeStarts(), d.writeHighWatermarks())
 	if err == nil {
 		clear(d.gone)

@@ -15,6 +15,8 @@ type CoreConfig struct {
 	Inline bool
 	// Journal is the core's journal; nil where there is none.
 	Journal journal.Journal
+	// Space is the room on the disk; nil: it is not looked at.
+	Space *Space
 }
 
 // Core is what the logs of one core share: the memory for tails, their deadlines,
@@ -24,6 +26,7 @@ type Core struct {
 	pool    *ring.Pool
 	journal journal.Journal
 	inline  ring.Flags
+	space   allowance
 
 	tailMax   int // bytes of blocks that tails may hold
 	held      int // bytes of blocks that tails hold
@@ -64,7 +67,7 @@ func NewCore(io ring.IO, cfg CoreConfig) *Core {
 		cfg.TailBytes = 64 << 20
 	}
 	c := &Core{
-		io: io, pool: io.Pool(), journal: cfg.Journal, tailMax: cfg.TailBytes,
+		io: io, pool: io.Pool(), journal: cfg.Journal, tailMax: cfg.TailBytes, space: allowance{of: cfg.Space},
 		decompressor: record.NewDecompressor(record.DecompressedMaxDefault),
 	}
 	if cfg.Inline {

@@ -57,6 +57,9 @@ type Dir struct {
 	files   map[string][]byte     // checkpoints as they are on disk; none where that is not known
 	gone    map[partitionKey]bool // logs that were removed: the checkpoints may still name them
 	unclean []string              // logs that were closed otherwise than cleanly
+
+	failedSync     string // the first sync of a segment that failed; empty: none
+	failedSyncKept bool   // the file says so
 }
 
 // RecoveryReport says what opening a directory did.
@@ -199,6 +202,10 @@ func (d *Dir) open(report *RecoveryReport) (err error) {
 	if err := d.host.SyncDir(d.path); err != nil {
 		return err
 	}
+	rewrite, err := d.readFailedSync()
+	if err != nil {
+		return err
+	}
 	points, err := d.readOffsets(recoveryPointsName, "every log is checked from its start", report)
 	if err != nil {
 		return err
@@ -237,7 +244,7 @@ func (d *Dir) open(report *RecoveryReport) (err error) {
 		}
 		key := partitionKey{topic, partition}
 		l := d.newLog(topic, partition, filepath.Join(d.path, e.Name))
-		r := &recovery{log: l, host: d.host, clean: report.Clean, trust: points[key], highMark: marks[key], startAt: starts[key], now: d.host.WallMillis(), aside: ring.NoFD}
+		r := &recovery{log: l, host: d.host, clean: report.Clean, trust: points[key], highMark: marks[key], startAt: starts[key], now: d.host.WallMillis(), aside: ring.NoFD, rewrites: rewrite}
 		_, r.known = points[key]
 		r.report = LogReport{Topic: topic, Partition: partition, Clean: report.Clean, RecoveryPoint: r.trust}
 		if report.Clean {
@@ -264,6 +271,12 @@ func (d *Dir) open(report *RecoveryReport) (err error) {
 	d.sort()
 	if err != nil {
 		return err
+	}
+	if rewrite {
+		report.Damaged = append(report.Damaged, fmt.Sprintf("%s: a sync has failed before this start: what was not known to be on disk has been written again", filepath.Join(d.path, failedSyncName)))
+		if err := d.removeFailedSync(); err != nil {
+			return err
+		}
 	}
 	// What the old files say of partitions that are gone must not meet their successors.
 	return d.Checkpoint()

@@ -315,6 +315,15 @@ func (l *Log) fail(file string, cause error) {
 	l.owner.Failed(l, l.fence)
 }
 
+// failSync fences the log because of a sync of a segment, and has it noted for the next start.
+func (l *Log) failSync(file string, err error) {
+	if l.fence == nil && !l.ended {
+		d, what := l.dir, fmt.Sprintf("%s: sync: %v", file, err)
+		l.enqueue(&job{name: "note a failed sync", always: true, run: func() error { d.noteFailedSync(what); return nil }})
+	}
+	l.fail(file, fmt.Errorf("sync: %w", err))
+}
+
 // advanceSynced: everything below end is on disk in the segments' files.
 func (l *Log) advanceSynced(end int64) {
 	if end > l.written {

@@ -29,6 +29,7 @@ type LogReport struct {
 	Rebuilt       int      // segments whose indexes were made again
 	Mended        []string // files that were damaged, or after a clean close not as they had been left, and were made again
 	Replayed      int      // batches from the journal
+	Rewritten     int64    // bytes written again: see failedSyncName
 	Aside         string   // the file with what the journal has, and the damaged log could not take
 	Nanos         int64
 	Damage        error // why the log came up fenced; nil: it did not
@@ -50,6 +51,9 @@ func (r *LogReport) String() string {
 	if r.Replayed > 0 {
 		s += fmt.Sprintf(", %d batches from the journal", r.Replayed)
 	}
+	if r.Rewritten > 0 {
+		s += fmt.Sprintf(", %d bytes written again", r.Rewritten)
+	}
 	if r.Aside != "" {
 		s += ", entries of the journal kept in " + r.Aside
 	}
@@ -68,6 +72,7 @@ type recovery struct {
 	host       ring.Host
 	clean      bool
 	trust      int64 // the recovery point; MaxInt64 after a clean close
+	rewrites   bool  // a sync has failed before this start
 	known      bool  // the checkpoint has the recovery point
 	highMark   int64 // from the checkpoints
 	startAt    int64
@@ -430,13 +435,13 @@ func (r *recovery) aborted(s *segment) error {
 		return err
 	}
 	all, bad := parseAborted(b)
-	s.aborted = slices.DeleteFunc(all, func(t AbortedTxn) bool { return t.LastOffset >= r.trust })
-	s.abortedOld = max(len(all), 1)
-	for _, t := range s.aborted {
-		if bad == nil {
+	for _, t := range all {
+		if bad == nil && err == nil {
 			bad, err = r.abortIs(t)
 		}
 	}
+	s.abortedOld = max(len(all), 1)
+	s.aborted = slices.DeleteFunc(all, func(t AbortedTxn) bool { return t.LastOffset >= r.trust })
 	if bad != nil || len(b) == 0 {
 		r.badAborted = append(r.badAborted, fileName(s.base, suffixTxn))
 	}
@@ -445,13 +450,19 @@ func (r *recovery) aborted(s *segment) error {
 
 // abortIs says why an aborted transaction is none, or nil.
 func (r *recovery) abortIs(t AbortedTxn) (bad, err error) {
+	if t.FirstOffset > t.LastOffset {
+		return fmt.Errorf("offsets %d to %d", t.FirstOffset, t.LastOffset), nil
+	}
 	for _, offset := range []int64{t.FirstOffset, t.LastOffset} {
 		if offset < r.log.segments[0].base {
 			continue
 		}
 		w, err := r.batchAt(offset)
-		if err != nil || w == nil {
+		if err != nil {
 			return nil, err
+		}
+		if w == nil {
+			return fmt.Errorf("offset %d", offset), nil
 		}
 		b := w.batch
 		if b.ProducerID() != t.ProducerID || b.BaseOffset() != offset || !b.Transactional() || b.Control() != (offset == t.LastOffset) {
@@ -521,7 +532,11 @@ func (r *recovery) apply(e *journal.Entry) error {
 		r.lost(e.Damage)
 		return r.setAside(e)
 	case s.end < e.Prev:
-		r.lost(fmt.Errorf("the files end at offset %d, and the journal goes on behind %d", s.end, e.Prev))
+		where := ""
+		if r.report.CutAt != "" {
+			where = ", where they were cut: " + r.report.CutAt
+		}
+		r.lost(fmt.Errorf("the files end at offset %d%s, and the journal goes on behind %d", s.end, where, e.Prev))
 		return r.setAside(e)
 	}
 	for b := bytes.Join(e.Bufs, nil); len(b) > 0; {
@@ -624,6 +639,11 @@ func (r *recovery) finish() error {
 	l := r.log
 	if err := r.closeAside(); err != nil {
 		return err
+	}
+	if r.rewrites {
+		if err := r.rewriteAll(); err != nil {
+			return err
+		}
 	}
 	if l.fence == nil && l.active().end < r.startAt {
 		if err := r.restart(); err != nil {

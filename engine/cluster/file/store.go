@@ -18,6 +18,7 @@ import (
 	"io/fs"
 	"path/filepath"
 	"sort"
+	"syscall"
 
 	"github.com/millrace/millrace/engine/cluster"
 	"github.com/millrace/millrace/ring"
@@ -149,8 +150,9 @@ func (s *Store) Range(prefix string, done func([]cluster.KV, int64, error)) {
 	})
 }
 
-// Txn is cluster.Store's. After a write error the store refuses every further
-// transaction: what is on disk is one of two states, and only a restart can tell.
+// Txn is cluster.Store's. After an error the store refuses every further transaction: what is on disk is
+// one of two states, and only a restart can tell. A full disk is another matter: where it shows, the old
+// file is untouched, and the next transaction finds out whether there is space again.
 func (s *Store) Txn(compares []cluster.Compare, puts []cluster.Put, done func(bool, int64, error)) {
 	s.do(func() {
 		var (
@@ -175,7 +177,7 @@ func (s *Store) Txn(compares []cluster.Compare, puts []cluster.Put, done func(bo
 		}, func(err error) {
 			switch {
 			case err != nil:
-				if ok {
+				if ok && !isNoSpace(err) {
 					s.failed = fmt.Errorf("metadata: an earlier write failed: %w", err)
 				}
 				done(false, s.state.Rev, err)
@@ -189,6 +191,13 @@ func (s *Store) Txn(compares []cluster.Compare, puts []cluster.Put, done func(bo
 			s.idle()
 		})
 	})
+}
+
+// isNoSpace says that there was no space for the new file, or for its name. Of a sync of the directory, which
+// comes after the rename, that leaves doubt.
+func isNoSpace(err error) bool {
+	var sync *ring.SyncError
+	return errors.Is(err, syscall.ENOSPC) && !errors.As(err, &sync)
 }
 
 // Watch is cluster.Store's. There is no history: a watch starts where the Range that
