@@ -481,6 +481,10 @@ func (c *damageCase) partition(name string, route api.Route) string {
 		}
 	}
 	if !refused && !torn {
+		if err := c.byTime(name, route); err != nil {
+			c.fail("%s: %v", name, err)
+			return "failed"
+		}
 		a := &acked{}
 		a.Records, a.Acks, a.Origin, a.Done = batchAt(c.m.host.WallMillis(), 1, 10), -1, log.Coordinator, a
 		if name == cluster.OffsetsTopic+"-0" {
@@ -516,6 +520,36 @@ func (c *damageCase) partition(name string, route api.Route) string {
 	}
 	return "torn or damaged"
 }
+
+// byTime asks for offsets by time.
+func (c *damageCase) byTime(name string, route api.Route) error {
+	all := c.records[name]
+	for _, i := range []int{len(all) / 4, len(all) / 2, len(all) - 2} {
+		at := all[i].timestamp
+		want := int64(-1)
+		for _, a := range all { // of records: control batches are passed over
+			if want < 0 && a.last >= c.starts[name] && a.timestamp >= at && a.value != "" {
+				want = max(a.base, c.starts[name])
+			}
+		}
+		q := &query{}
+		q.Timestamp, q.TimeQuery.Done = at, q
+		c.m.Loops()[route.Core].Post(api.Func(c.m.Shared().Cores[route.Core], func(*api.Core) { q.done = route.Partition.Log().FindTimestamp(&q.TimeQuery) }))
+		c.m.drive(&q.done)
+		if q.Err != nil || q.Offset != want {
+			return fmt.Errorf("timestamp %d is at offset %d (%v), to be %d", at, q.Offset, q.Err, want)
+		}
+	}
+	return nil
+}
+
+// query is a time query that a test waits for.
+type query struct {
+	log.TimeQuery
+	done bool
+}
+
+func (q *query) TimeDone(*log.TimeQuery) { q.done = true }
 
 // mayBeTorn: the last write of a journal and the tail of a segment after a crash.
 func (c *damageCase) mayBeTorn(name string) bool {

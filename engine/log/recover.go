@@ -394,6 +394,11 @@ func (r *recovery) wholeIndexes(s *segment, size int64) (bool, error) {
 		if e == (timeEntry{0, s.base}) && n > 1 {
 			return false, nil
 		}
+		// Retention goes by this one: the batch must say the same.
+		f := lookup{host: r.host, fd: s.fd, index: s.path(suffixIndex), base: s.base, size: size, entries: -1}
+		if !f.holds(e) {
+			return false, nil
+		}
 		s.maxTimestamp, s.maxTimestampAt = e.timestamp, e.offset
 	}
 	return true, nil
