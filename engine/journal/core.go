@@ -186,11 +186,7 @@ func (c *Core) kick() {
 // write writes a frame with first and what follows it in the queue; nil: with nothing.
 func (c *Core) write(first *Entry) {
 	f := &c.frame
-	entries, size := 0, headerSize
-	for e := first; e != nil && size+rowSize+e.Size <= len(c.stage); e = e.next {
-		size += rowSize + e.Size
-		entries++
-	}
+	entries, size := c.compose(first)
 	at, whole := c.head, int64(padded(size))
 	if left := c.size - at%c.size; left < whole {
 		at += left // not in two parts: on from the start of the file
@@ -233,6 +229,27 @@ func (c *Core) write(first *Entry) {
 	c.head, c.prev = at+whole, at
 	c.stats.Entries += uint64(entries)
 	f.write(0)
+}
+
+// compose says how many entries from first on go into one frame, and how large it is. What they
+// leave free is for what their partitions have appended since.
+func (c *Core) compose(first *Entry) (entries, size int) {
+	size = headerSize
+	for e := first; e != nil && size+rowSize+e.Size <= len(c.stage); e = e.next {
+		size += rowSize + e.Size
+		entries++
+	}
+	e := first
+	for range entries {
+		had, free := e.Size, len(c.stage)-size
+		e.Done.Grow(e, free)
+		if e.Size < had || e.Size > had+free {
+			panic(fmt.Sprintf("BUG: journal %s: entry at offset %d grew from %d to %d bytes, with %d free", c.path, e.Base, had, e.Size, free))
+		}
+		size += e.Size - had
+		e = e.next
+	}
+	return entries, size
 }
 
 // hold notes what e's partition needs from the frame at a position on.

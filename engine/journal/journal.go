@@ -11,7 +11,7 @@ type Key struct {
 
 // Entry is one request: whole batches, contiguous in the partition's log. It is embedded in
 // the state that waits for it: asking allocates nothing. From Submit to Durable the
-// entry and the bytes that Bufs shows belong to the journal.
+// entry and the bytes that Bufs shows belong to the journal; only Grow may add to them.
 type Entry struct {
 	Key
 	LeaderEpoch int32    // of the leader that the batches are appended under
@@ -30,9 +30,13 @@ type Entry struct {
 	next *Entry // in the journal's queue
 }
 
-// Completer is told, once, when an entry is durable or when it never will be.
-// It runs on the core's goroutine and may submit again, the same entry included.
+// Completer is the partition's side of an entry, on the core's goroutine.
 type Completer interface {
+	// Grow may add to the entry, which is about to be written, what its partition has appended
+	// since: whole batches that follow, at most max bytes. It may come again before Durable does.
+	Grow(e *Entry, max int)
+	// Durable tells, once, that the entry is durable, or with an error that it never will
+	// be. It may submit again, the same entry included.
 	Durable(e *Entry, err error)
 }
 
