@@ -24,6 +24,7 @@ type Stats struct {
 	Entries uint64
 	Cuts    uint64            // cuts that ended
 	Waits   uint64            // times that a frame waited for a cut
+	Asides  uint64            // times that what fenced partitions keep was copied out of the way
 	Write   metrics.Histogram // from its submission to its completion
 }
 
@@ -57,6 +58,7 @@ type Core struct {
 	full    bool // somebody was told so
 	onRoom  []func()
 
+	aside  asideOp
 	zero   zeroOp
 	zeroes []byte
 	zeroed int64 // of the file, from its start
@@ -106,7 +108,7 @@ type zeroOp struct {
 // newCore makes the journal at work on a file. The memory comes out of io's pool.
 func newCore(io ring.IO, path string, fd ring.FD, size int64, id [16]byte, generation uint64, zeroed bool) (*Core, error) {
 	c := &Core{io: io, path: path, fd: fd, size: size, id: id, gen: generation, prev: -1}
-	c.frame.core, c.zero.core = c, c
+	c.frame.core, c.zero.core, c.aside.core = c, c, c
 	stage := int(min(frameMax, size/8)) &^ (blockSize - 1)
 	c.stage = io.Pool().Get(stage)
 	c.zeroes = io.Pool().Get(int(min(zeroPiece, size)))
@@ -169,6 +171,7 @@ func (c *Core) AfterStep() (again bool) {
 	if c.stalled {
 		c.round()
 	}
+	c.kickAside()
 	c.kick()
 	c.kickZero()
 	return false
@@ -260,7 +263,7 @@ func (c *Core) hold(e *Entry, at int64) {
 	} else if c.cutting && s.later < 0 {
 		s.later = at
 	}
-	s.last = e.End
+	s.last, s.lastAt = e.End, at
 }
 
 // write writes the frame from byte `from` on.

@@ -70,7 +70,7 @@ type Journal interface {
 	Cut(s *Stake, offset int64)
 
 	// Fence says that the partition will make nothing durable any more: nobody
-	// waits for it, and what it has in the journal stays there.
+	// waits for it, and what it has in the journal is kept for the next start.
 	Fence(s *Stake)
 }
 
@@ -99,6 +99,7 @@ type Stake struct {
 	first     int64 // position of the oldest frame that the partition needs
 	later     int64 // during a cut: position of the first frame after the mark
 	last      int64 // where its last entry in a frame ends, in offsets
+	lastAt    int64 // position of that frame
 	target    int64 // during a cut: what has to be durable
 	durable   int64 // in its own files
 	awaited   bool  // the cut waits for it

@@ -227,6 +227,13 @@ func TestDamagedEntry(t *testing.T) {
 		r.disk.WriteAt(fd, b[:], 2*4096+200)
 		r.disk.Sync(fd)
 		r.disk.Close(fd)
+		// A start that comes no further than the end of the replay.
+		half := journal.NewFiles(r.host, journal.Config{Dir: "/data/" + JournalName, LogDir: "/data", Cores: 1, Bytes: r.journalBytes})
+		if _, _, err := OpenDir(r.host, "/data", DirConfig{ClusterID: "c", NodeID: 1, Config: r.config, Journal: half}); err != nil {
+			t.Fatal(err)
+		}
+		r.disk.Crash(sim.ProcessKill)
+		r.disk.Restart()
 		r.open()
 		l = r.find("t")
 		if written {
@@ -246,6 +253,9 @@ func TestDamagedEntry(t *testing.T) {
 		first, _, err := record.Next(kept)
 		if err != nil || first.BaseOffset() != 6 || !first.CheckCRC() {
 			t.Errorf("%s begins with %v, %v", aside, first.BaseOffset(), err)
+		}
+		if len(kept) != 3*len(first) {
+			t.Errorf("%s has %d bytes: three entries of %d were whole", aside, len(kept), len(first))
 		}
 		// Nothing acknowledges, nothing is cut, at this start and at the next.
 		if _, err := l.Append(batch(1, "x"), Client, 0, 0); err == nil {
