@@ -64,12 +64,18 @@ type Broker struct {
 	edge    sync.RWMutex  // held by who posts to the cores from the edge
 	stopped chan struct{} // closed when no core is posted to or woken any more
 
-	checkpoint shard.Timer
-	running    sync.WaitGroup
+	checkpoint   shard.Timer
+	checkpointed int64 // when the last one was due, ring's clock
+	running      sync.WaitGroup
 }
 
-// checkpointEvery is how often recovery points and the like are written down, ns.
-const checkpointEvery = 30e9
+// Recovery points and the like are written down after checkpointBytes of records, looked at each
+// checkpointLook, and at least each checkpointEvery, ns.
+const (
+	checkpointBytes = 256 << 20
+	checkpointLook  = 1e9
+	checkpointEvery = 30e9
+)
 
 // Open locks the log directory, recovers what is in it and reads the metadata. It
 // blocks; nothing runs yet. When it returns an error nothing is left open.
@@ -264,14 +270,25 @@ func (b *Broker) Boot(done func(error)) {
 
 func (b *Broker) setCheckpointTimer() {
 	l := b.loops[0]
-	l.SetTimer(&b.checkpoint, l.IO.Now()+checkpointEvery, b)
+	l.SetTimer(&b.checkpoint, l.IO.Now()+checkpointLook, b)
 }
 
-// Fire writes the checkpoints.
-func (b *Broker) Fire(int64) {
-	b.runOnCore0(b.dir.Checkpoint, func(err error) {
+// Fire writes the checkpoints, where they are due.
+func (b *Broker) Fire(now int64) {
+	bytes := int64(checkpointBytes)
+	if now-b.checkpointed >= checkpointEvery {
+		bytes = 0
+	}
+	done := false
+	b.runOnCore0(func() (err error) {
+		done, err = b.dir.CheckpointDue(bytes)
+		return err
+	}, func(err error) {
 		if err != nil {
 			b.cfg.Log("checkpoint: %v", err)
+		}
+		if done {
+			b.checkpointed = now
 		}
 		b.setCheckpointTimer()
 	})

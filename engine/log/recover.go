@@ -622,6 +622,7 @@ func (r *recovery) finish() error {
 		s.created = r.now
 	}
 	l.indexBefore = s.index.lastTime
+	l.snapshotAt = -r.report.Checked
 	l.publish()
 	return nil
 }
@@ -682,6 +683,14 @@ func (r *recovery) dropBeyond(end int64) error {
 		}
 	}
 	l.producer.snapshots = kept
+	if slices.Contains(kept, r.scan.from) {
+		if !r.clean { // it may be one that was written without a sync
+			if err := syncFile(h, filepath.Join(l.path, fileName(r.scan.from, suffixSnapshot))); err != nil {
+				return err
+			}
+		}
+		l.producer.durable = r.scan.from
+	}
 	if dropped {
 		if err := h.SyncDir(l.path); err != nil {
 			return err
@@ -691,6 +700,19 @@ func (r *recovery) dropBeyond(end int64) error {
 	l.epochs.cutStart(l.logStart)
 	if b := l.epochs.encode(); string(b) != string(r.epochsIn) && len(l.epochs.list)+len(r.epochsIn) > 0 {
 		return ring.WriteFileAtomic(h, filepath.Join(l.path, epochsName), b)
+	}
+	return nil
+}
+
+// syncFile makes durable what a process that was killed has left of a file.
+func syncFile(h ring.Host, path string) error {
+	fd, err := h.Open(path, ring.ReadWrite)
+	if err != nil {
+		return err
+	}
+	defer h.Close(fd)
+	if err := h.Sync(fd); err != nil {
+		return fmt.Errorf("%s: sync: %w", path, err)
 	}
 	return nil
 }
