@@ -226,9 +226,13 @@ func (c *Core) write(first *Entry) {
 		c.hold(e, at)
 		c.flight.push(e)
 	}
+	f.began = c.io.Stamp()
+	for e := c.flight.first; e != nil; e = e.next {
+		e.Began = f.began
+	}
 	clear(c.stage[size:whole])
 	putHeader(c.stage, c.id, c.gen, header{at: at, prev: c.prev, start: c.tail, entries: entries, size: size})
-	f.busy, f.at, f.size, f.began, f.start = true, at, int(whole), c.io.Now(), c.tail
+	f.busy, f.at, f.size, f.start = true, at, int(whole), c.tail
 	c.head, c.prev = at+whole, at
 	c.stats.Entries += uint64(entries)
 	f.write(0)

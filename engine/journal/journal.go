@@ -21,6 +21,8 @@ type Entry struct {
 	Bufs        [][]byte // the batches, in pieces; a batch may be cut between two
 	Size        int      // bytes in Bufs
 
+	Began int64 // when the write that made it durable was submitted, ring's clock; 0: none was needed
+
 	Stake *Stake // of the partition; not in a replay
 	Done  Completer
 

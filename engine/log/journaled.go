@@ -52,7 +52,7 @@ func (l *Log) kickJournal() {
 		l.kickSync()
 		return
 	}
-	e.busy = true
+	e.busy, e.Began = true, 0
 	e.Key, e.Stake, e.Done = l.JournalKey(), &l.stake, e
 	l.core.journal.Submit(&e.Entry)
 }
@@ -129,6 +129,7 @@ func (e *entryOp) Durable(_ *journal.Entry, err error) {
 	if err != nil {
 		l.fail("journal", err)
 	} else if l.fence == nil && l.synced >= l.journalGap {
+		l.flight.note(e.Began, l.core.io.Now())
 		l.advanceFlushed(e.End)
 		l.owner.Advanced(l)
 	}

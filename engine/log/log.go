@@ -83,6 +83,7 @@ type Log struct {
 	stake       journal.Stake
 	journalEnd  int64 // what lies below is on disk in the files, or in the journal
 	age         flushAge
+	flight      flight
 
 	jobs       []*job
 	jobOp      jobOp

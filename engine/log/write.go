@@ -28,11 +28,12 @@ const (
 // Write it takes one batch, and a sync follows it in the ring.
 type writeOp struct {
 	ring.Op
-	log  *Log
-	seg  *segment
-	end  int64 // written once all bytes are in the file
-	left int   // bytes until then
-	busy bool
+	log   *Log
+	seg   *segment
+	end   int64 // written once all bytes are in the file
+	left  int   // bytes until then
+	busy  bool
+	began int64 // the first of its writes, ring's clock
 
 	bufs   [ring.IOVMax][]byte
 	chunks [ring.IOVMax]*chunk
@@ -89,6 +90,7 @@ func (l *Log) kickWrite() {
 		}
 	}
 	w.ragged = false
+	w.began = l.core.io.Stamp()
 	if l.age.writing == 0 { // else it is tried again
 		l.age.writing = l.age.pending
 	}
@@ -203,6 +205,9 @@ func (w *writeOp) Complete(op *ring.Op) {
 	case op.Result == 0:
 		l.fail(w.seg.path(suffixLog), errShort)
 	case whole:
+		if !l.cfg.Policy.Synchronous() {
+			l.flight.note(w.began, l.core.io.Now())
+		}
 		l.advanceWritten(w.end)
 		l.kickRange(w.seg, op.Off+int64(op.Result))
 	}
@@ -254,6 +259,7 @@ func (c *chained) Complete(op *ring.Op) {
 	l.age.dirty = 0
 	l.bytesSynced = l.bytesWritten
 	if l.fence == nil {
+		l.flight.note(w.began, l.core.io.Now())
 		l.advanceSynced(w.end)
 	}
 	w.next(true)
