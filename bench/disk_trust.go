@@ -98,7 +98,7 @@ func (f DiskFile) Judge() Judgement {
 	case !through && !counted:
 		j.Reason = "cannot be told: the kernel does not count the flushes of " + d.Device
 	case !through && fewest < 0.95:
-		j.Trust, j.Reason = TrustDoubtful, fmt.Sprintf("doubtful: only %.2f flushes for each synchronous write reached %s: some were answered while its cache may have held them", fewest, d.Device)
+		j.Trust, j.Reason = TrustDoubtful, fmt.Sprintf("only %.2f flushes for each synchronous write reached %s: some were answered while its cache may have held them", fewest, d.Device)
 	case v < flashMicros || turns && v < turnMicros:
 		j.Trust, j.Reason = TrustCache, fmt.Sprintf("as far as can be told: %s acknowledged flushes faster than a medium can (%s), so a cache answered, and whether that outlives the power cannot be seen%s", d.Device, micros(p50), virtual)
 	case through:

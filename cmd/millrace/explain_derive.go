@@ -70,28 +70,22 @@ type outcome struct {
 	Survives  bool    `json:"survives"`
 	Loses     *bounds `json:"can_lose,omitempty"`  // of each partition
 	Unbounded bool    `json:"unbounded,omitempty"` // there is nothing in can_lose that ends it
-	Text      string  `json:"text"`
+	Text      string  `json:"text"`                // the answer in words
+	Why       string  `json:"why"`
 }
 
-func survives(format string, args ...any) outcome {
-	text := "survives"
-	if format != "" {
-		text += ": " + fmt.Sprintf(format, args...)
-	}
-	return outcome{Survives: true, Text: text}
-}
+func survives(why string) outcome { return outcome{Survives: true, Text: "survives", Why: why} }
 
-func loses(b bounds, because string) outcome {
-	o := outcome{Loses: &b, Unbounded: b == bounds{}}
-	if o.Unbounded {
-		o.Text = "can lose without bound: " + because
-		return o
+func loses(b bounds, why string) outcome {
+	o := outcome{Loses: &b, Unbounded: b == bounds{}, Why: why}
+	switch {
+	case o.Unbounded:
+		o.Text = "can lose without bound"
+	case strings.Contains(b.String(), " or "):
+		o.Text = "can lose up to " + b.String() + " of each partition, whichever comes first"
+	default:
+		o.Text = "can lose up to " + b.String() + " of each partition"
 	}
-	o.Text = "can lose up to " + b.String() + " of each partition"
-	if strings.Contains(b.String(), " or ") {
-		o.Text += ", whichever comes first"
-	}
-	o.Text += "; " + because
 	return o
 }
 
@@ -129,28 +123,34 @@ func (s standing) across(fault, scope, acks string) outcome {
 		return own
 	case scope == "all" && s.Unclean:
 		return loses(bounds{}, "unclean.leader.election.enable=true lets a replica lead that does not have them")
-	case acks == "1":
-		// Whoever leads next has at least what it had fetched lag.time ago: else it would not be in the ISR.
-		lag := loses(bounds{Ms: s.LagMs}, fmt.Sprintf("what the leader alone had; the next one is at most %s behind (replica.lag.time.max.ms)", span(s.LagMs)))
-		if scope == "all" && !own.Survives {
-			return loses(bounds{}, "what the leader alone had ("+span(s.LagMs)+"), and: "+own.Text)
+	case acks == "1" && scope == "all" && !own.Survives:
+		b := bounds{}
+		if own.Loses.Ms > 0 {
+			b.Ms = s.LagMs + own.Loses.Ms
 		}
-		return lag
+		return loses(b, s.leaderAlone()+", and of the rest "+own.Loses.String()+": "+own.Why)
+	case acks == "1":
+		return loses(bounds{Ms: s.LagMs}, s.leaderAlone())
 	case scope == "all":
 		return own
 	case s.MinISR >= 2:
-		return survives("acks=all and min.insync.replicas=%d mean that another in-sync replica has it", s.MinISR)
+		return survives(fmt.Sprintf("with acks=all and min.insync.replicas=%d another in-sync replica has it", s.MinISR))
 	}
 	shrunk := fmt.Sprintf("min.insync.replicas=%d lets the leader acknowledge alone once the others have left the ISR (now %d of %d are in it)", s.MinISR, s.ISR, s.Replicas)
-	if s.Unclean {
+	switch {
+	case s.Unclean:
 		return loses(bounds{}, shrunk+", and unclean.leader.election.enable=true lets a replica lead that does not have them")
+	case own.Survives:
+		return own
 	}
-	if own.Survives {
-		return survives("%s", strings.TrimPrefix(own.Text, "survives: "))
-	}
-	o := own
-	o.Text = "survives while another replica is in sync; " + shrunk + ", and then as with one replica: " + own.Text
-	return o
+	own.Why = "nothing while another replica is in sync; but " + shrunk + ". Then: " + own.Why
+	return own
+}
+
+// leaderAlone is what acks=1 leaves without a second copy. Whoever leads next had all that is
+// older than the lag that the ISR allows: else it would not be in it.
+func (s standing) leaderAlone() string {
+	return "what the leader alone had: the next one is at most " + span(s.LagMs) + " behind (replica.lag.time.max.ms)"
 }
 
 // local is what a fault takes from a single replica, whose only copy is on its own disk.
@@ -172,12 +172,12 @@ func (s standing) dark(fault string) outcome {
 		return loses(bounds{}, "the logs lie in memory (tmpfs): all of them are gone")
 	case !s.Sync:
 		return loses(s.Bounds, s.behind())
-	case s.Disk.Trust == bench.TrustNone && fault == faultPower:
+	case fault == faultPower && (s.Disk.Trust == bench.TrustNone || s.Disk.Trust == bench.TrustDoubtful):
 		return loses(bounds{}, "the policy flushes before it acknowledges, but "+s.Disk.Reason)
 	case fault == faultPanic:
-		return survives("%s", s.where())
+		return survives(s.where())
 	}
-	return survives("%s; %s", s.where(), s.Disk.Reason)
+	return survives(s.where() + "; " + s.Disk.Reason)
 }
 
 // where says where an acknowledged record is, under a synchronous policy.
@@ -215,7 +215,7 @@ func (s standing) failingSync() outcome {
 	if s.Kafka {
 		const offline = "the broker takes the whole log directory offline, and stops if that was its last; whoever restarts it should reboot the machine first"
 		if s.Sync {
-			return survives("an append whose sync failed is not acknowledged; %s", offline)
+			return survives("an append whose sync failed is not acknowledged; " + offline)
 		}
 		return loses(s.Bounds, "what was not on disk when it failed; "+offline)
 	}
@@ -236,7 +236,7 @@ func (s standing) failingSync() outcome {
 	if s.Policy == log.Journal {
 		fenced = "one of a segment takes its partition out of service, one of the journal all partitions of its core, and what was acknowledged stays readable"
 	}
-	return survives("what waited for it is not acknowledged; %s. %s", fenced, weakness)
+	return survives("what waited for it is not acknowledged; " + fenced + ". " + weakness)
 }
 
 // summary says in a sentence what an acknowledgement means.

@@ -57,14 +57,11 @@ type measurement struct {
 }
 
 // rows are what is to be measured: each policy of ours, with the topic's own bounds for
-// interval; of Apache Kafka its default, and each append forced.
+// interval; of Apache Kafka what it has in their place.
 func (m *measurement) rows() []price {
 	s := m.look.standing
 	if s.Kafka {
-		return []price{
-			{Policy: "default", Config: map[string]string{}, Own: !s.Sync && s.Bounds == bounds{}, Takes: bounds{}.String()},
-			{Policy: "flush.messages=1", Config: map[string]string{"flush.messages": "1"}, Own: s.Sync, Takes: "nothing"},
-		}
+		return m.kafkaRows()
 	}
 	var rows []price
 	for _, policy := range []log.Policy{log.OS, log.Interval, log.Write, log.File, log.Journal} {
@@ -83,6 +80,23 @@ func (m *measurement) rows() []price {
 		rows = append(rows, row)
 	}
 	return rows
+}
+
+// kafkaRows are no flush at all, what the topic has where that is something else, and each append forced.
+func (m *measurement) kafkaRows() []price {
+	s := m.look.standing
+	never := fmt.Sprint(int64(log.Never))
+	rows := []price{{Policy: "no flush", Config: map[string]string{"flush.messages": never, "flush.ms": never}, Own: !s.Sync && s.Bounds == bounds{}, Takes: bounds{}.String()}}
+	if s.Bounds != (bounds{}) {
+		row := price{Policy: "as it is", Config: map[string]string{}, Own: true, Takes: s.Bounds.String()}
+		for _, key := range []string{"flush.ms", "flush.messages"} {
+			if v, ok := m.look.set[key]; ok {
+				row.Config[key] = v
+			}
+		}
+		rows = append(rows, row)
+	}
+	return append(rows, price{Policy: "flush.messages=1", Config: map[string]string{"flush.messages": "1"}, Own: s.Sync, Takes: "nothing"})
 }
 
 // run measures one policy after the other. When interrupted it returns what there is. Each run

@@ -90,38 +90,43 @@ func printExplanation(w io.Writer, x *explanation, width int) {
 	p.disk(&x.Disk)
 }
 
-// faults is the table of what survives: faults with the same answer for acks=1 and acks=all take one row.
+// faults is the table of what survives. Faults with the same answer for acks=1 and acks=all take
+// one row, and a reason that has been given is referred to.
 func (p page) faults(all []outcome) {
 	const acksWidth = 8
-	width := len("FAULT")
+	width := 0
 	for _, o := range all {
 		width = max(width, len(faultName(o.Fault, o.Scope)))
 	}
-	at := width + 2
-	p.line("%-*s  %-*s%s", width, "FAULT", acksWidth, "ACKS", "AN ACKNOWLEDGED RECORD")
-	before := ""
+	row := func(fault, acks, text string) {
+		p.hang(fmt.Sprintf("%-*s  %-*s", width, fault, acksWidth, acks), width+2+acksWidth, text)
+	}
+	row("FAULT", "ACKS", "AN ACKNOWLEDGED RECORD")
+	given := map[string]string{}
 	for rest := all; len(rest) > 0; {
 		o := rest[0]
 		same := 1
-		for same < len(rest) && rest[same].Fault == o.Fault && rest[same].Scope == o.Scope && rest[same].Text == o.Text {
+		for same < len(rest) && rest[same].Fault == o.Fault && rest[same].Scope == o.Scope && rest[same].Text == o.Text && rest[same].Why == o.Why {
 			same++
 		}
-		acks := o.Acks
+		rest = rest[same:]
+		if o.Acks == "0" { // below, for all faults
+			continue
+		}
+		name, acks := faultName(o.Fault, o.Scope), o.Acks
 		if same > 1 {
 			acks = "1, all"
 		}
-		if o.Acks != "0" {
-			text := o.Text
-			if text == before {
-				text = "the same"
-			}
-			before = o.Text
-			p.hang(fmt.Sprintf("%-*s  %-*s", width, faultName(o.Fault, o.Scope), acksWidth, acks), at+acksWidth, text)
+		why := o.Why
+		if before := given[why]; before != "" {
+			why = "as " + before
+		} else if given[why] = name; same == 1 {
+			given[why] += ", acks=" + acks
 		}
-		rest = rest[same:]
+		row(name, acks, o.Text+": "+why)
 	}
 	if i := slices.IndexFunc(all, func(o outcome) bool { return o.Acks == "0" }); i >= 0 {
-		p.hang(fmt.Sprintf("%-*s  %-*s", width, "any of them", acksWidth, "0"), at+acksWidth, all[i].Text)
+		row("any of them", "0", all[i].Text+": "+all[i].Why)
 	}
 }
 
