@@ -130,7 +130,6 @@ func lookUp(ctx context.Context, cl *kgo.Client, topic string) (*look, error) {
 		return nil, about("topic", topic, t.Err, "")
 	}
 	l := &look{topic: topic, usable: -1, set: map[string]string{}}
-	leader := int32(-1)
 	for i, p := range t.Partitions.Sorted() {
 		l.spots = append(l.spots, spot{topic, p.Partition})
 		if i == 0 || len(p.Replicas) < l.standing.Replicas {
@@ -140,14 +139,27 @@ func lookUp(ctx context.Context, cl *kgo.Client, topic string) (*look, error) {
 			l.standing.ISR = len(p.ISR)
 		}
 		if p.Leader < 0 {
-			l.note("partition %d has no leader: nothing can be written to it", p.Partition)
+			l.note("partition %d has no leader, as its broker is down or a sync has failed: nothing can be written to it", p.Partition)
 		}
-		leader = max(leader, p.Leader)
 	}
-	if err := l.readSettings(ctx, cl, leader); err != nil {
+	if err := l.readSettings(ctx, cl, whoHas(t)); err != nil {
 		return nil, err
 	}
 	return l, nil
+}
+
+// whoHas is a broker whose settings hold for the topic: one that leads, else one that has a replica.
+func whoHas(t kadm.TopicDetail) int32 {
+	broker := int32(-1)
+	for _, p := range t.Partitions.Sorted() {
+		if p.Leader >= 0 {
+			return p.Leader
+		}
+		if broker < 0 && len(p.Replicas) > 0 {
+			broker = p.Replicas[0]
+		}
+	}
+	return broker
 }
 
 func (l *look) note(format string, args ...any) {

@@ -232,9 +232,9 @@ func (s standing) failingSync() outcome {
 		}
 		return loses(s.Bounds, "what was not on disk when it failed. The partition takes no more records"+late+". "+weakness)
 	}
-	fenced := "the partition takes no more records, what was acknowledged stays readable"
+	fenced := "the partition takes no more records and keeps what was acknowledged"
 	if s.Policy == log.Journal {
-		fenced = "one of a segment takes its partition out of service, one of the journal all partitions of its core, and what was acknowledged stays readable"
+		fenced = "one of a segment takes its partition out of service, one of the journal all partitions of its core, and what was acknowledged is kept"
 	}
 	return survives("what waited for it is not acknowledged; " + fenced + ". " + weakness)
 }

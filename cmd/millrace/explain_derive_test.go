@@ -7,6 +7,7 @@ import (
 
 	"github.com/millrace/millrace/bench"
 	"github.com/millrace/millrace/engine/log"
+	"github.com/twmb/franz-go/pkg/kadm"
 )
 
 // answer is an outcome in short: survives, or what can be lost.
@@ -175,5 +176,19 @@ func TestPriceRows(t *testing.T) {
 		if got := names(c.s, nil); got != c.want {
 			t.Errorf("%+v: %s", c.s, got)
 		}
+	}
+}
+
+// A topic whose partitions are all out of service is explained by who has them.
+func TestWhoHas(t *testing.T) {
+	topic := func(leaders ...int32) kadm.TopicDetail {
+		d := kadm.TopicDetail{Partitions: kadm.PartitionDetails{}}
+		for i, leader := range leaders {
+			d.Partitions[int32(i)] = kadm.PartitionDetail{Partition: int32(i), Leader: leader, Replicas: []int32{7, 8}}
+		}
+		return d
+	}
+	if a, b, c := whoHas(topic(-1, 8)), whoHas(topic(-1, -1)), whoHas(topic()); a != 8 || b != 7 || c != -1 {
+		t.Errorf("%d, %d, %d", a, b, c)
 	}
 }
