@@ -170,14 +170,16 @@ func (s standing) dark(fault string) outcome {
 	switch {
 	case s.Memory:
 		return loses(bounds{}, "the logs lie in memory (tmpfs): all of them are gone")
-	case !s.Sync:
-		return loses(s.Bounds, s.behind())
-	case fault == faultPower && (s.Disk.Trust == bench.TrustNone || s.Disk.Trust == bench.TrustDoubtful):
-		return loses(bounds{}, "the policy flushes before it acknowledges, but "+s.Disk.Reason)
-	case fault == faultPanic:
+	case fault == faultPower && (s.Sync || s.Bounds != bounds{}) && (s.Disk.Trust == bench.TrustNone || s.Disk.Trust == bench.TrustDoubtful):
+		return loses(bounds{}, "the settings ask for flushes, but "+s.Disk.Reason)
+	case fault == faultPower && s.Sync:
+		return survives(s.where() + "; " + s.Disk.Reason)
+	case s.Sync:
 		return survives(s.where())
+	case fault == faultPower && s.Bounds != bounds{}:
+		return loses(s.Bounds, "as by a kernel panic; "+s.Disk.Reason)
 	}
-	return survives(s.where() + "; " + s.Disk.Reason)
+	return loses(s.Bounds, s.behind())
 }
 
 // where says where an acknowledged record is, under a synchronous policy.

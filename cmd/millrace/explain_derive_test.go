@@ -53,6 +53,7 @@ func TestDerive(t *testing.T) {
 		{"journal in memory", with(ours(log.Journal, bounds{}), func(s *standing) { s.Memory = true }), all(ok, none, none, ok)},
 		{"journal, a sync that does nothing", with(ours(log.Journal, bounds{}), func(s *standing) { s.Disk.Trust = bench.TrustNone }), all(ok, ok, none, ok)},
 		{"file, flushes that do not arrive", with(ours(log.File, bounds{}), func(s *standing) { s.Disk.Trust = bench.TrustDoubtful }), all(ok, ok, none, ok)},
+		{"interval, flushes that do not arrive", with(ours(log.Interval, window), func(s *standing) { s.Disk.Trust = bench.TrustDoubtful }), all(ok, w, none, w)},
 		{"file, a cache", with(ours(log.File, bounds{}), func(s *standing) { s.Disk.Trust = bench.TrustCache }), all(ok, ok, ok, ok)},
 		{"Kafka, one replica", kafka(1, 1, 1, false, bounds{}), all(ok, none, none, none)},
 		{"Kafka, flush.messages=1", kafka(1, 1, 1, true, bounds{}), all(ok, ok, ok, ok)},

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"strings"
 	"time"
 
 	"github.com/millrace/millrace/bench"
@@ -44,7 +45,8 @@ type price struct {
 	P99            *float64          `json:"p99_micros"`
 	BytesPerSecond *float64          `json:"saturated_bytes_per_second"` // null: not measured
 	Steal          float64           `json:"steal_percent"`              // the larger of the two runs
-	Disturbed      bool              `json:"disturbed"`
+	Others         *float64          `json:"others_cpus"`                // CPUs that other programs used, at the fixed rate; null: not known
+	Disturbed      bool              `json:"disturbed"`                  // either is over bench's bound
 }
 
 // measurement makes the runs.
@@ -112,7 +114,7 @@ func (m *measurement) run(ctx context.Context) (*prices, error) {
 	m.say("measuring %d policies for %.0f s, on temporary topics (--measure=false leaves it out)", len(rows), m.seconds)
 	saturate := m.look.usable < 0 || m.look.usable >= usableMin
 	if !saturate {
-		p.note("MB/s is not measured: %s are free on the broker's disk, and that writes as much as it takes", size(m.look.usable))
+		p.note("MB/s", "not measured: "+size(m.look.usable)+" are free on the broker's disk, and that writes as much as it takes")
 	}
 	slice := time.Duration(m.seconds / float64(len(rows)) * float64(time.Second))
 	for _, row := range rows {
@@ -145,7 +147,7 @@ func (m *measurement) price(ctx context.Context, t bench.Target, p *prices, row 
 		row.P50, row.P99 = r.Latency.P50, r.Latency.P99
 	}
 	for _, note := range r.Notes {
-		p.note("%s: %s", row.Policy, note)
+		p.note(row.Policy, note)
 	}
 	if !saturate {
 		return nil
@@ -157,8 +159,15 @@ func (m *measurement) price(ctx context.Context, t bench.Target, p *prices, row 
 	return err
 }
 
-func (p *prices) note(format string, args ...any) {
-	p.Notes = append(p.Notes, fmt.Sprintf(format, args...))
+// note says of a row what its reader must know; what was said of others before is said of all together.
+func (p *prices) note(row, text string) {
+	for i, before := range p.Notes {
+		if rows, ok := strings.CutSuffix(before, ": "+text); ok {
+			p.Notes[i] = rows + ", " + row + ": " + text
+			return
+		}
+	}
+	p.Notes = append(p.Notes, row+": "+text)
 }
 
 // once makes one run. The saturated one is not read back: that would take longer than the run.
@@ -173,6 +182,10 @@ func (m *measurement) once(ctx context.Context, t bench.Target, w bench.Workload
 		return nil, fmt.Errorf("measure %s: what was acknowledged could not be read back: %v", row.Policy, r.Verify.Examples)
 	}
 	row.Steal = max(row.Steal, r.Use.Steal)
-	row.Disturbed = row.Steal > bench.StealMax
+	if o := r.Use.OthersCPU; o != nil && r.Seconds > 0 && w.Rate > 0 { // in the saturated run it is the kernel that writes back
+		others := *o / r.Seconds
+		row.Others = &others
+	}
+	row.Disturbed = row.Steal > bench.StealMax || row.Others != nil && *row.Others > bench.OthersMax
 	return r, nil
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"github.com/millrace/millrace/bench"
 	"golang.org/x/sys/unix"
 )
 
@@ -190,19 +191,23 @@ func (p page) prices(all *prices) {
 		policy, takes = max(policy, len(row.Policy)+2), max(takes, utf8.RuneCountInString(row.Takes))
 	}
 	// The widest of the cells, where it does not fit, goes onto a line of its own.
-	below := policy+2+takes+2+36 > p.width
+	const figures = 9 + 9 + 8 + 10 + 8 + 1
+	below := policy+2+takes+figures > p.width
 	if below {
 		takes = len("POWER LOSS TAKES")
 	}
-	p.line("%-*s  %-*s%9s%9s%8s%10s", policy, "POLICY", takes, "POWER LOSS TAKES", "P50", "P99", "MB/S", "STEAL")
+	p.line("%-*s  %-*s%9s%9s%8s%10s%8s", policy, "POLICY", takes, "POWER LOSS TAKES", "P50", "P99", "MB/S", "STEAL", "OTHERS")
 	few, disturbed := false, false
 	for _, row := range all.Rows {
-		name, cell, rate, mark := row.Policy, row.Takes, "-", " "
+		name, cell, rate, others, mark := row.Policy, row.Takes, "-", "-", ""
 		if row.Own {
 			name += " *"
 		}
 		if row.BytesPerSecond != nil {
 			rate = fmt.Sprintf("%.0f", *row.BytesPerSecond/1e6)
+		}
+		if row.Others != nil {
+			others = fmt.Sprintf("%.1f", *row.Others)
 		}
 		if row.Disturbed {
 			mark, disturbed = "!", true
@@ -211,8 +216,7 @@ func (p page) prices(all *prices) {
 		if below && utf8.RuneCountInString(cell) > takes {
 			cell = "see below"
 		}
-		row := fmt.Sprintf("%-*s  %-*s%9s%9s%8s%8.1f %%%s", policy, name, takes, cell, latency(row.P50), latency(row.P99), rate, row.Steal, mark)
-		p.line("%s", strings.TrimRight(row, " "))
+		p.line("%-*s  %-*s%9s%9s%8s%8.1f %%%8s%s", policy, name, takes, cell, latency(row.P50), latency(row.P99), rate, row.Steal, others, mark)
 	}
 	for _, row := range all.Rows {
 		if below && utf8.RuneCountInString(row.Takes) > takes {
@@ -224,7 +228,7 @@ func (p page) prices(all *prices) {
 		p.text(0, "-: a percentile needs 100 samples above it, a p99 10,000 in all (--seconds, --rate).")
 	}
 	if disturbed {
-		p.text(0, "!: the hypervisor took over 3 % of the CPUs' time; measure again.")
+		p.text(0, fmt.Sprintf("!: disturbed, not to be compared: over %.0f %% of the CPUs' time was stolen by the hypervisor, or other programs used over %.1f CPUs.", bench.StealMax, bench.OthersMax))
 	}
 	for _, note := range all.Notes {
 		p.text(2, "Note: "+note+".")

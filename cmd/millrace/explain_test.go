@@ -34,22 +34,19 @@ func micros(v float64) *float64 { return &v }
 
 // examples are explanations of what there might be.
 func examples() map[string]*explanation {
+	unmeasured := bench.Judgement{Trust: bench.TrustUnknown, Reason: "as far as the disk keeps its word, which is not measured: millrace bench disk --dir /var/lib/millrace"}
 	judged := bench.Judgement{
 		Trust: bench.TrustCache, Started: time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC), Device: "vda",
 		Reason: "as far as can be told: vda acknowledged flushes faster than a medium can (148 µs), so a cache answered, and whether that outlives the power cannot be seen",
 	}
 	make := func(topic string, s standing, change func(l *look, x *explanation)) *explanation {
 		l := &look{topic: topic, standing: s, spots: []spot{{topic, 0}, {topic, 1}}}
-		l.standing.Disk = l.disk.Judgement
-		if s.Disk.Reason != "" {
-			l.standing.Disk, l.disk.Judgement = s.Disk, s.Disk
-		}
 		x := l.explanation()
 		change(l, x)
 		return x
 	}
 	return map[string]*explanation{
-		"interval": make("orders", standing{Policy: log.Interval, Bounds: window, Replicas: 1, ISR: 1, MinISR: 1}, func(l *look, x *explanation) {
+		"interval": make("orders", standing{Policy: log.Interval, Bounds: window, Replicas: 1, ISR: 1, MinISR: 1, Disk: unmeasured}, func(l *look, x *explanation) {
 			x.Own = true
 			x.Disk = diskState{LogDir: "/var/lib/millrace", Local: true, FileSystem: "ext4"}
 			x.Seen = seen{Told: true, Seconds: 3, Looks: 240, Appended: 5990, Records: 203, Bytes: 219_000, Ms: 63, Where: 1}
@@ -57,10 +54,13 @@ func examples() map[string]*explanation {
 			x.Prices = &prices{Rate: 2000, Bytes: 1024, Partitions: 2, Acks: "all", Rows: m.rows()}
 			for i := range x.Prices.Rows {
 				row := &x.Prices.Rows[i]
-				row.P50, row.P99, row.BytesPerSecond, row.Steal = micros(351+float64(300*i)), micros(2860+float64(9000*i)), micros(285e6-float64(i)*40e6), 0.5*float64(i)
+				row.P50, row.P99, row.BytesPerSecond, row.Others, row.Steal = micros(351+float64(300*i)), micros(2860+float64(9000*i)), micros(285e6-float64(i)*40e6), micros(0.04*float64(i)), 0.5*float64(i)
 			}
 			x.Prices.Rows[4].P99, x.Prices.Rows[3].Disturbed, x.Prices.Rows[3].Steal = nil, true, 4.2
-			x.Prices.note("write: over capacity: 12 records were due and could not be sent; they count with their wait so far")
+			x.Prices.Rows[1].Others = nil
+			for _, row := range []string{"write", "file"} {
+				x.Prices.note(row, "over capacity: 12 records were due and could not be sent; they count with their wait so far")
+			}
 		}),
 		"journal": make("payments", standing{Policy: log.Journal, Sync: true, Replicas: 1, ISR: 1, MinISR: 1, Disk: judged}, func(_ *look, x *explanation) {
 			x.Disk = diskState{LogDir: "/var/lib/millrace", Local: true, FileSystem: "ext4", File: "/var/lib/millrace/disk.json", Judgement: judged,
