@@ -134,7 +134,11 @@ func (s standing) across(fault, scope, acks string) outcome {
 	case scope == "all":
 		return own
 	case s.MinISR >= 2:
-		return survives(fmt.Sprintf("with acks=all and min.insync.replicas=%d another in-sync replica has it", s.MinISR))
+		why := fmt.Sprintf("with acks=all and min.insync.replicas=%d another in-sync replica has it", s.MinISR)
+		if !own.Survives { // the last of the ISR would come back shorter, and lead
+			why += "; should the others have left the ISR since, only with eligible leader replicas (KIP-966)"
+		}
+		return survives(why)
 	}
 	shrunk := fmt.Sprintf("min.insync.replicas=%d lets the leader acknowledge alone once the others have left the ISR (now %d of %d are in it)", s.MinISR, s.ISR, s.Replicas)
 	switch {

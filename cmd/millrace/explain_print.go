@@ -205,6 +205,9 @@ func (p page) prices(all *prices) {
 		}
 		if row.BytesPerSecond != nil {
 			rate = fmt.Sprintf("%.0f", *row.BytesPerSecond/1e6)
+			if *row.BytesPerSecond < 10e6 {
+				rate = fmt.Sprintf("%.1f", *row.BytesPerSecond/1e6)
+			}
 		}
 		if row.Others != nil {
 			others = fmt.Sprintf("%.1f", *row.Others)
