@@ -444,40 +444,18 @@ func resolve(cfg *config.Broker, set map[string]string) log.Config {
 	return c
 }
 
-// resolveFlush chooses the flush policy. A topic's own flush.policy wins. Without
-// one, flush.messages and flush.ms keep Kafka's promise: flush.messages=1 is
-// satisfied by any synchronous policy and chooses write where the broker's is not
-// one; other values make os an interval.
+// resolveFlush chooses the flush policy and its bounds.
 func resolveFlush(cfg *config.Broker, set map[string]string, c *log.Config) {
-	parse := func(s string) log.Policy {
-		p, err := log.ParsePolicy(s)
-		if err != nil {
-			panic("BUG: engine: " + err.Error())
-		}
-		return p
+	name, source := cfg.Topic(set, "flush.policy")
+	policy, err := log.ParsePolicy(name)
+	if err != nil {
+		panic("BUG: engine: " + err.Error())
 	}
-	messages, ms := cfg.TopicInt(set, "flush.messages"), cfg.TopicInt(set, "flush.ms")
-	own, has := set["flush.policy"]
-	broker := parse(cfg.String("flush.policy"))
-	if has {
-		c.Policy = log.ResolvePolicy(parse(own), true, broker, messages)
-	} else {
-		c.Policy = log.ResolvePolicy(0, false, broker, messages)
-		if c.Policy == log.OS && (messages != log.Never || ms != log.Never) {
-			c.Policy = log.Interval
-			c.FlushMessages, c.FlushMs, c.FlushBytes = messages, ms, log.Never
-			return
-		}
-	}
-	if c.Policy == log.Interval {
-		c.FlushMessages, c.FlushMs, c.FlushBytes = messages, ms, cfg.TopicInt(set, "flush.bytes")
-		if messages == log.Never {
-			c.FlushMessages = cfg.Int("flush.messages")
-		}
-		if ms == log.Never {
-			c.FlushMs = cfg.Int("flush.ms")
-		}
-	}
+	c.Policy, c.FlushMs, c.FlushMessages, c.FlushBytes = log.FlushSettings{
+		Policy: policy, Own: source == config.FromTopic,
+		Ms: cfg.TopicInt(set, "flush.ms"), Messages: cfg.TopicInt(set, "flush.messages"), Bytes: cfg.TopicInt(set, "flush.bytes"),
+		BrokerMs: cfg.Int("flush.ms"), BrokerMessages: cfg.Int("flush.messages"),
+	}.Resolve()
 }
 
 func listed(list, want string) bool {
