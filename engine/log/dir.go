@@ -60,6 +60,7 @@ type Dir struct {
 
 	failedSync     string // the first sync of a segment that failed; empty: none
 	failedSyncKept bool   // the file says so
+	appended       int64  // bytes appended to all logs by the last checkpoint; mu
 }
 
 // RecoveryReport says what opening a directory did.
