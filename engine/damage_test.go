@@ -322,8 +322,10 @@ func (c *damageCase) said() string {
 	return strings.Join(c.m.lines, "\n")
 }
 
-// named says that a text names the file, or where it is one of a set, its directory.
-func (c *damageCase) named(text string) bool { return strings.Contains(text, filepath.Base(c.path)) }
+// named says that a text names the file; or what an earlier start has kept of the journal because of it.
+func (c *damageCase) named(text string) bool {
+	return strings.Contains(text, filepath.Base(c.path)) || strings.Contains(text, ".log.aside has records")
+}
 
 // run is the outcome.
 func (c *damageCase) run() (outcome string) {
