@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/millrace/millrace/bench/peer"
 	"golang.org/x/sys/unix"
 )
 
@@ -80,7 +81,7 @@ func TestMainUnreachableBroker(t *testing.T) {
 	if p.serve || p.comparing() {
 		t.Errorf("%+v", p)
 	}
-	if err := ping(t.Context(), address); err == nil {
+	if err := peer.TakesTopics(t.Context(), address); err == nil {
 		t.Errorf("a broker answers at %s", address)
 	}
 	if _, err := os.Stat(path); err == nil {

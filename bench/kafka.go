@@ -14,7 +14,6 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
-	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
 const (
@@ -356,24 +355,4 @@ func short(remaining map[int32]int64) string {
 	sort.Ints(parts)
 	n := len(parts)
 	return fmt.Sprintf("%d partitions not read to their end, first %v", n, parts[:min(n, 8)])
-}
-
-// ping reports whether a broker at address answers the protocol.
-func ping(ctx context.Context, address string) error {
-	client, err := kgo.NewClient(kgo.SeedBrokers(address), kgo.ClientID("millrace-bench"),
-		kgo.RequestRetries(0), kgo.RetryTimeout(time.Second), kgo.DialTimeout(time.Second))
-	if err != nil {
-		return err
-	}
-	defer client.Close()
-	req := kmsg.NewPtrMetadataRequest()
-	req.Topics = []kmsg.MetadataRequestTopic{}
-	resp, err := req.RequestWith(ctx, client)
-	if err != nil {
-		return err
-	}
-	if len(resp.Brokers) == 0 {
-		return errors.New("metadata names no broker yet")
-	}
-	return nil
 }

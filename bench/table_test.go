@@ -68,7 +68,7 @@ func TestMarkdown(t *testing.T) {
 		return r
 	}
 	runs := []*Result{run("write", 100, 8000), run("os", 400, 2000)}
-	table := []Summary{Summarize("write", runs[:1]), Summarize("os", runs[1:]), Summarize("kafka", nil)}
+	table := []Summary{Summarize("write", 4, runs[:1]), Summarize("os", 4, runs[1:]), Summarize("kafka", 4, nil)}
 	text := Markdown(table, runs, File{Command: "millrace bench produce --compare write,os", Rule: RepeatRule{Runs: 1}})
 	for _, want := range []string{
 		"| write | flushed | 100 | 0.25× | - | 8.00 ms | 4.00× |",
