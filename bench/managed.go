@@ -3,9 +3,13 @@ package bench
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/millrace/millrace/bench/peer"
 )
+
+// peerReadyTimeout is long: a JVM that shares one CPU with others takes half a minute to start.
+const peerReadyTimeout = 2 * time.Minute
 
 // Managed is a peer that speaks Kafka's protocol and that the harness starts on an empty directory
 // and free ports, and ends and clears away in Stop, as Serve does with a broker of our own.
@@ -20,7 +24,7 @@ type Managed struct {
 func (m *Managed) Start(ctx context.Context) error {
 	err := m.Peer.Start(ctx)
 	if err == nil {
-		waiting, cancel := context.WithTimeout(ctx, readyTimeout)
+		waiting, cancel := context.WithTimeout(ctx, peerReadyTimeout)
 		defer cancel()
 		err = m.Peer.Ready(waiting)
 	}

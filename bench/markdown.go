@@ -91,11 +91,13 @@ func share(v *float64) string {
 
 // seconds prints a time that was measured if it is above 0, else "-".
 func seconds(s float64) string {
-	if s == 0 {
+	switch {
+	case s == 0:
 		return "-"
+	case s < 1:
+		return fmt.Sprintf("%.0f ms", s*1e3)
 	}
-	us := s * 1e6
-	return micros(&us)
+	return fmt.Sprintf("%.1f s", s)
 }
 
 // notes are what the runs themselves say, and which were left out; of a sweep each with its number of partitions.

@@ -154,7 +154,7 @@ func (k *kafka) jvm(log string) []string {
 	return []string{"-Dlog4j2.configurationFile=" + k.file("log4j2.xml"), "-Dmillrace.log=" + k.file(log), "-cp", filepath.Join(k.jars, "*")}
 }
 
-// prepare makes the directory with the configuration, once.
+// prepare makes the directory with the configuration, unless it is there.
 func (k *kafka) prepare() (err error) {
 	if k.dir != "" {
 		return nil
@@ -167,8 +167,10 @@ func (k *kafka) prepare() (err error) {
 	if k.dir, err = filepath.Abs(dir); err != nil { // its name goes into the configuration
 		return err
 	}
-	if k.addresses, err = FreeAddresses(2); err != nil {
-		return err
+	if k.addresses == nil {
+		if k.addresses, err = FreeAddresses(2); err != nil {
+			return err
+		}
 	}
 	if err := os.MkdirAll(k.data(), 0o755); err != nil {
 		return err
@@ -237,6 +239,9 @@ func (k *kafka) Stop() error {
 	if k.dir != "" {
 		errs = append(errs, os.RemoveAll(k.dir))
 	}
-	k.dir, k.formatted, k.addresses = "", false, nil
+	k.dir = ""
+	if k.Data == "" { // else the next Start is one on what is there
+		k.formatted, k.addresses = false, nil
+	}
 	return errors.Join(errs...)
 }

@@ -22,7 +22,7 @@ type Peer interface {
 	// error which tool it misses. Peers of one kind share what is installed.
 	Install(ctx context.Context) error
 	// Start writes the configuration, formats the storage if the broker wants that and it has not been done, and starts the
-	// process. After Kill it starts on what is there, at the same address.
+	// process. After Kill, and after Stop with Options.Data, it starts on what is there, at the same address.
 	Start(ctx context.Context) error
 	// Ready waits until the broker takes topics, and fails when its process ends or ctx does.
 	Ready(ctx context.Context) error
