@@ -110,6 +110,24 @@ func TestJudge(t *testing.T) {
 	}
 }
 
+func TestJudgeWantsAFlushForEachThatWaitedAlone(t *testing.T) {
+	for _, c := range []struct {
+		flushes int64
+		p50     float64 // us; sends are 1000 us apart
+		notes   int
+	}{
+		{1, 100, 1}, {4000, 100, 1}, {4600, 100, 0}, {10, 999_000, 0}, {3, 999_000, 1},
+	} {
+		r := ran(1000, us(2e6), 0)
+		r.Class, r.Use.DiskFlushes = Flushed, &c.flushes
+		r.Workload, r.Latency.Count, r.Latency.P50 = Workload{Rate: 1000, Batch: 1}, 10_000, us(c.p50)
+		r.judge()
+		if len(r.Notes) != c.notes {
+			t.Errorf("%+v, at least %d: notes %q", c, r.flushesMin(), r.Notes)
+		}
+	}
+}
+
 func TestClassOf(t *testing.T) {
 	for _, c := range []struct {
 		settings map[string]string

@@ -48,19 +48,22 @@ func pretendToServe(args []string) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	go func() {
-		for {
-			c, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			go answer(c, listener.Addr().(*net.TCPAddr))
-		}
-	}()
+	go acceptAll(listener)
 	term := make(chan os.Signal, 1)
 	signal.Notify(term, syscall.SIGTERM)
 	<-term
 	return 0
+}
+
+// acceptAll answers until the listener is closed.
+func acceptAll(listener net.Listener) {
+	for {
+		c, err := listener.Accept()
+		if err != nil {
+			return
+		}
+		go answer(c, listener.Addr().(*net.TCPAddr))
+	}
 }
 
 // answer replies to ApiVersions, Metadata and CreateTopics until the connection ends.
