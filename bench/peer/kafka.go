@@ -22,7 +22,7 @@ import (
 const (
 	kafkaVersion     = "4.3.1" // as kafka/pom.xml has it
 	kafkaJava        = 17      // the oldest that Kafka 4 runs on
-	kafkaReadyEvery  = 5 * time.Millisecond
+	kafkaReadyEvery  = 10 * time.Millisecond
 	kafkaStopTimeout = 30 * time.Second // a shutdown closes every log
 )
 
@@ -44,7 +44,7 @@ var kafkaTopicSettings = []string{
 	"index.interval.bytes", "leader.replication.throttled.replicas", "local.retention.bytes", "local.retention.ms",
 	"max.compaction.lag.ms", "max.message.bytes", "message.timestamp.after.max.ms", "message.timestamp.before.max.ms",
 	"message.timestamp.type", "min.cleanable.dirty.ratio", "min.compaction.lag.ms", "min.insync.replicas", "preallocate",
-	"remote.copy.disable", "remote.log.delete.on.disable", "remote.storage.enable", "retention.bytes", "retention.ms",
+	"remote.log.copy.disable", "remote.log.delete.on.disable", "remote.storage.enable", "retention.bytes", "retention.ms",
 	"segment.bytes", "segment.index.bytes", "segment.jitter.ms", "segment.ms", "unclean.leader.election.enable",
 }
 
