@@ -225,7 +225,10 @@ func clusterID() string {
 // Ready implements Peer. An error has the end of Kafka's log.
 func (k *kafka) Ready(ctx context.Context) error {
 	err := k.process.Poll(ctx, kafkaReadyEvery, func(ctx context.Context) error { return TakesTopics(ctx, k.addresses[0]) })
-	if err != nil {
+	switch {
+	case errors.Is(err, context.Canceled):
+		return err
+	case err != nil:
 		return fmt.Errorf("Apache Kafka %s: %w\n%s", kafkaVersion, err, k.logged())
 	}
 	k.info.Ready = time.Since(k.began).Seconds()

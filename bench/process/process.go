@@ -120,6 +120,9 @@ func (p *Process) Poll(ctx context.Context, every time.Duration, ready func(cont
 		case <-p.exited:
 			return fmt.Errorf("%s ended before it was ready: %s\n%s", p.Path, p.State(), p.Tail())
 		case <-ctx.Done():
+			if errors.Is(ctx.Err(), context.Canceled) { // it was not asked to be ready any more
+				return ctx.Err()
+			}
 			return fmt.Errorf("%s was not ready in time: %w\n%s", p.Path, errors.Join(ctx.Err(), last), p.Tail())
 		case <-time.After(every):
 		}
