@@ -110,6 +110,17 @@ func TestJudge(t *testing.T) {
 	}
 }
 
+func TestJudgeOfAShortWarmup(t *testing.T) {
+	for perSecond, notes := range map[float64]int{1000: 0, 1040: 0, 1300: 1} {
+		r := ran(perSecond, nil, 0)
+		r.Workload = Workload{Rate: 1000, Batch: 1}
+		r.judge()
+		if len(r.Notes) != notes {
+			t.Errorf("%v records/s of 1000 due: notes %q", perSecond, r.Notes)
+		}
+	}
+}
+
 func TestJudgeWantsAFlushForEachThatWaitedAlone(t *testing.T) {
 	for _, c := range []struct {
 		flushes int64

@@ -89,6 +89,9 @@ func (r *Result) judge() {
 			r.note("the broker claims to flush before it acknowledges, and the disk saw %d flushes where that takes at least %d", saw, least)
 		}
 	}
+	if rate := float64(r.Workload.Rate); rate > 0 && r.RecordsPerSecond > 1.05*rate {
+		r.note("more was acknowledged than was due: the warm-up of %v left work behind, and was too short", r.Workload.Warmup)
+	}
 	if r.Unsent > 0 {
 		r.note("over capacity: %d records were due and could not be sent; they count with their wait so far", r.Unsent)
 	}
