@@ -88,6 +88,8 @@ type Summary struct {
 	BrokerCPU        *float64 `json:"brokerCPUSecondsPerGB"` // per 10^9 bytes of values
 	BrokerRSS        *float64 `json:"brokerResidentBytes"`
 	Ready            float64  `json:"startToReadySeconds,omitempty"`
+	DurableP99       *float64 `json:"appendToFlushedP99Micros,omitempty"` // of a Millrace that the harness started
+	JournalP99       *float64 `json:"journalWriteP99Micros,omitempty"`
 }
 
 // Summarize takes the medians of a row's runs, all with this many partitions.
@@ -138,6 +140,8 @@ func Summarize(row string, partitions int, runs []*Result) Summary {
 	s.BytesPerFlush = of((*Result).bytesPerFlush)
 	s.BrokerCPU = of((*Result).brokerCPUPerGB)
 	s.BrokerRSS = of((*Result).brokerRSS)
+	s.DurableP99 = of(func(r *Result) *float64 { return r.Trace.p99(func(t *Trace) StageTimes { return t.Durable }) })
+	s.JournalP99 = of(func(r *Result) *float64 { return r.Trace.p99(func(t *Trace) StageTimes { return t.Journal }) })
 	for _, r := range use {
 		s.Steal = max(s.Steal, r.Use.Steal)
 	}

@@ -62,7 +62,28 @@ func Markdown(table []Summary, runs []*Result, f File) string {
 	for _, why := range refusals(runs) {
 		fmt.Fprintf(&b, "- %s\n", why)
 	}
+	b.WriteString(stages(table, first != ""))
 	fmt.Fprintf(&b, "\nFlushes are the whole device's. Targets: %s.\n\nMachine: %s.\n\nRepeat with:\n\n    %s\n", targets(runs), f.Machine, f.Command)
+	return b.String()
+}
+
+// stages is how long durable batches waited for the disk, beside the disk's own time.
+func stages(table []Summary, sweep bool) string {
+	var b strings.Builder
+	for _, s := range table {
+		if s.DurableP99 == nil {
+			continue
+		}
+		name := s.Row
+		if sweep {
+			name += fmt.Sprintf(", %d partitions", s.Partitions)
+		}
+		fmt.Fprintf(&b, "- %s: from append to flushed p99 %s", name, micros(s.DurableP99))
+		if s.JournalP99 != nil {
+			fmt.Fprintf(&b, "; the journal's own writes p99 %s (%s)", micros(s.JournalP99), ratioOf(s.DurableP99, s.JournalP99))
+		}
+		b.WriteString("\n")
+	}
 	return b.String()
 }
 

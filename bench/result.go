@@ -42,6 +42,7 @@ type Result struct {
 	Intervals        []Interval  `json:"intervals"`
 
 	Use    Use          `json:"use"`
+	Trace  *Trace       `json:"trace,omitempty"` // of a Millrace that the harness started
 	Verify Verification `json:"verification"`
 	Notes  []string     `json:"notes,omitempty"` // what a reader must know before using a figure
 

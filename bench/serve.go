@@ -38,6 +38,7 @@ type Serve struct {
 
 	process *process.Process
 	dir     string
+	admin   string // address of its admin listener
 }
 
 // Start implements Target. The time from exec until the broker would make a
@@ -51,14 +52,14 @@ func (s *Serve) Start(ctx context.Context) error {
 		s.dir = dir
 	}
 	if s.Dir == "" || s.Address == "" {
-		addresses, err := peer.FreeAddresses(1)
+		addresses, err := peer.FreeAddresses(2)
 		if err != nil {
 			return err
 		}
-		s.Address = addresses[0]
+		s.Address, s.admin = addresses[0], addresses[1]
 	}
 	args := []string{"serve", "--override", "log.dirs=" + dir, "--override", "listeners=PLAINTEXT://" + s.Address,
-		"--override", "admin.listener="} // nowhere: two brokers must not meet on one port
+		"--override", "admin.listener=" + s.admin}
 	for _, o := range s.Overrides {
 		args = append(args, "--override", o)
 	}
@@ -79,6 +80,9 @@ func (s *Serve) Start(ctx context.Context) error {
 		return errors.Join(err, s.Stop())
 	}
 	s.info = TargetInfo{PID: s.process.PID(), DataDir: dir, Command: append([]string{"millrace"}, args...), Ready: time.Since(began).Seconds(), CPUs: cpuList(s.CPUs)}
+	if s.Command == "" {
+		s.info.Admin = s.admin
+	}
 	if err := s.Kafka.Start(ctx); err != nil {
 		return errors.Join(err, s.Stop())
 	}

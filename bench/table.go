@@ -93,6 +93,9 @@ func PrintResult(out io.Writer, r *Result) {
 	} else {
 		p("disk        flushes unknown: the broker's directory is not known here; name it with --data-dir")
 	}
+	if r.Trace != nil {
+		p("stages      p99: %s (millrace bench trace -h)", r.Trace.brief())
+	}
 	v := r.Verify
 	p("read back   %s: %d acknowledged, %d read, %d lost, %d duplicate, %d reordered, %d corrupt, %d foreign, %d there without acknowledgement",
 		v.State, v.Acknowledged, v.Read, v.Lost, v.Duplicate, v.Reordered, v.Corrupt, v.Foreign, v.Unacknowledged)
