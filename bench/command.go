@@ -8,9 +8,13 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/millrace/millrace/bench/peer"
 )
 
 // Exit codes of Main.
@@ -24,8 +28,8 @@ const usage = `usage: millrace bench produce|powerloss|disk|trace [flags]
 
   produce   send records at a fixed rate (or as fast as they are acknowledged) and
             measure from the time each should have been sent; then read all back
-  produce --compare write,file,journal,interval,os
-            the same, once per flush policy, interleaved, with medians
+  produce --compare write,file,journal,interval,os --peer kafka
+            the same, once per flush policy and peer, interleaved, with medians
   powerloss cut the power of a broker under load, at random points, on a file system that
             forgets what was not synced; restart it; count what was acknowledged and is gone
   disk      measure what a durable write costs on the disk under a directory, and say
@@ -110,11 +114,13 @@ type produce struct {
 	verifyMax int64 // MiB
 	out       string
 
-	policies []string
-	peers    list
-	rule     RepeatRule
-	update   string
-	section  string
+	partitions []int       // more than one only when comparing
+	policies   []string    // of our own broker
+	managed    []peer.Spec // peers that are started here
+	peers      list        // peers that run
+	rule       RepeatRule
+	update     string
+	section    string
 }
 
 // list is a flag that may be given several times.
@@ -143,12 +149,12 @@ func parseProduce(args []string, stderr io.Writer) (*produce, error) {
 	f.SetOutput(stderr)
 	f.StringVar(&p.bootstrap, "bootstrap-server", "", "measure the broker at `host:port[,host:port]`")
 	f.BoolVar(&p.serve, "serve", false, "start millrace serve for each run, on an empty directory (default without --bootstrap-server)")
-	f.StringVar(&p.dir, "dir", "", "with --serve: `directory` in which data directories are made (default: the system's temporary one)")
+	f.StringVar(&p.dir, "dir", "", "with --serve or --peer: `directory` in which data directories are made (default: the system's temporary one)")
 	f.StringVar(&p.dataDir, "data-dir", "", "with --bootstrap-server: the broker's log `directory` on this machine, for the disk's counters (default: ask the broker)")
 	f.Var(&p.overrides, "override", "with --serve: broker setting `key=value`; repeatable")
 	f.StringVar(&p.confine, "confine", "auto", "keep the broker to one CPU and the generator to the others: `on, off` or auto (on when comparing or serving)")
 	f.Int64Var(&w.Rate, "rate", 1000, "intended `records/s`; 0 saturates: closed loop, bounded by --in-flight")
-	f.IntVar(&w.Partitions, "partitions", 1, "partitions of the topic")
+	partitions := f.String("partitions", "1", "partitions of the topic; when comparing several `counts`, as 1,16,64: the whole comparison with each")
 	f.IntVar(&w.Replication, "replication-factor", -1, "replicas of each partition; -1: the broker's default")
 	f.IntVar(&w.Size, "size", 1024, "`bytes` of each record's value")
 	f.IntVar(&w.Batch, "batch", 1, "`records` handed over together, as one batch of one partition")
@@ -167,6 +173,8 @@ func parseProduce(args []string, stderr io.Writer) (*produce, error) {
 	f.BoolVar(&p.options.Keep, "keep", false, "leave the topic behind")
 	f.StringVar(&p.out, "out", "", "write raw histograms, settings and machine facts to `FILE.json`")
 	compare := f.String("compare", "", "flush `policies` to compare, as write,file,journal,interval,os")
+	var managed list
+	f.Var(&managed, "peer", "a peer that is installed, started and stopped here as a row, with or without --compare: `[NAME=]kafka[+topic.setting=value]`; repeatable")
 	f.Var(&p.peers, "peer-bootstrap", "another broker as a row, with or without --compare: `NAME=HOST:PORT[,HOST:PORT][+topic.setting=value]`; repeatable")
 	f.IntVar(&p.rule.Runs, "runs", 5, "when comparing: runs of each row")
 	f.IntVar(&p.rule.RepeatsMax, "repeats", 2, fmt.Sprintf("when comparing: how often a run with more than %.0f %% CPU steal is made again", StealMax))
@@ -187,11 +195,37 @@ func parseProduce(args []string, stderr io.Writer) (*produce, error) {
 			p.policies = append(p.policies, policy)
 		}
 	}
+	for _, s := range managed {
+		spec, err := peer.Parse(s)
+		if err != nil {
+			return nil, fmt.Errorf("--peer: %w", err)
+		}
+		p.managed = append(p.managed, spec)
+	}
+	var err error
+	if p.partitions, err = counts(*partitions); err != nil {
+		return nil, fmt.Errorf("--partitions: %w", err)
+	}
 	return p, p.check()
 }
 
+// counts reads numbers with commas between them, each at most once.
+func counts(s string) (all []int, err error) {
+	for _, field := range strings.Split(s, ",") {
+		n, err := strconv.Atoi(field)
+		if err != nil {
+			return nil, fmt.Errorf("%q is not a number", field)
+		}
+		if slices.Contains(all, n) {
+			return nil, fmt.Errorf("%d is there twice", n)
+		}
+		all = append(all, n)
+	}
+	return all, nil
+}
+
 // comparing reports whether there are rows: policies, peers or both.
-func (p *produce) comparing() bool { return len(p.policies)+len(p.peers) > 0 }
+func (p *produce) comparing() bool { return len(p.policies)+len(p.managed)+len(p.peers) > 0 }
 
 func (p *produce) check() error {
 	if p.bootstrap == "" {
@@ -201,18 +235,46 @@ func (p *produce) check() error {
 	case p.serve && p.bootstrap != "":
 		return errors.New("--serve and --bootstrap-server exclude each other")
 	case !p.comparing() && p.update != "":
-		return errors.New("--update needs --compare or --peer-bootstrap")
+		return errors.New("--update needs --compare, --peer or --peer-bootstrap")
+	case !p.comparing() && len(p.partitions) > 1:
+		return errors.New("--partitions with several counts needs --compare, --peer or --peer-bootstrap")
 	case p.rule.Runs < 1 || p.rule.RepeatsMax < 0:
 		return fmt.Errorf("--runs %d --repeats %d: at least one run", p.rule.Runs, p.rule.RepeatsMax)
 	case p.confine != "auto" && p.confine != "on" && p.confine != "off":
 		return fmt.Errorf("--confine %q is not on, off or auto", p.confine)
 	}
+	names := slices.Clone(p.policies)
+	for _, spec := range p.managed {
+		names = append(names, spec.Label)
+	}
 	for _, s := range p.peers {
-		if _, _, _, err := parsePeer(s); err != nil {
+		name, _, _, err := parsePeer(s)
+		if err != nil {
+			return err
+		}
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	for i := range len(names) - 1 {
+		if names[i] == names[i+1] {
+			return fmt.Errorf("two rows are called %q: give one another name, as NAME=...", names[i])
+		}
+	}
+	for _, n := range p.partitions {
+		w := p.of(n)
+		if err := w.Validate(); err != nil {
 			return err
 		}
 	}
-	return p.workload.Validate()
+	p.workload = p.of(p.partitions[0])
+	return nil
+}
+
+// of is the workload with this many partitions. What Validate fills in is not in it yet.
+func (p *produce) of(partitions int) Workload {
+	w := p.workload
+	w.Partitions = partitions
+	return w
 }
 
 // confinement decides by --confine, and says what it decided.
@@ -282,7 +344,7 @@ func (p *produce) file(runs []*Result) File {
 // machine reads the facts; a managed broker's directory is gone by now, its
 // parent is on the same disk.
 func (p *produce) machine(dir string) Machine {
-	if p.serve {
+	if p.serve || len(p.managed) > 0 {
 		dir = p.dir
 		if dir == "" {
 			dir = os.TempDir()
@@ -321,56 +383,6 @@ func exitOf(runs []*Result) int {
 		}
 	}
 	return exitOK
-}
-
-func (p *produce) compare(ctx context.Context) (int, error) {
-	p.progress()
-	c := p.confinement()
-	var rows []Row
-	for _, policy := range p.policies {
-		t, err := p.target(policy, policy, c)
-		if err != nil {
-			return exitFailed, err
-		}
-		row := Row{Name: policy, Target: t, Policy: policy}
-		if !p.serve {
-			row.Config = map[string]string{"flush.policy": policy}
-		}
-		rows = append(rows, row)
-	}
-	for _, s := range p.peers {
-		name, address, config, err := parsePeer(s)
-		if err != nil {
-			return exitUsage, err
-		}
-		rows = append(rows, Row{Name: name, Target: &Kafka{Name: name, Address: address}, Config: config})
-	}
-	runs := (p.rule.RepeatsMax + 1) * p.rule.Runs * len(rows)
-	fmt.Fprintf(p.stderr, "%d rows, %d runs each: %v to %v of load\n", len(rows), p.rule.Runs,
-		time.Duration(p.rule.Runs*len(rows))*p.workload.length(), time.Duration(runs)*p.workload.length())
-	table, results, err := Compare(ctx, rows, p.workload, p.rule, c, p.options, func(row string, round, attempt int, r *Result) {
-		disturbed := ""
-		if r.Disturbed {
-			disturbed = "  disturbed"
-		}
-		fmt.Fprintf(p.stderr, "%-12s round %d/%d  %s records/s  p50 %s  p99 %s  steal %.1f %%  read back %s%s\n",
-			row, round, p.rule.Runs, number(&r.RecordsPerSecond), micros(r.Latency.P50), micros(r.Latency.P99), r.Use.Steal, r.Verify.State, disturbed)
-	})
-	f := p.file(results)
-	f.Table, f.Rule = table, p.rule
-	text := Markdown(table, results, f)
-	fmt.Fprintln(p.stdout, text)
-	if p.out != "" && len(results) > 0 {
-		err = errors.Join(err, f.Write(p.out))
-	}
-	// A table that was cut short does not replace one that was not.
-	if p.update != "" && err == nil {
-		err = UpdateSection(p.update, p.section, text)
-	}
-	if err != nil {
-		return exitFailed, err
-	}
-	return exitOf(results), nil
 }
 
 // length is how long one run offers load.

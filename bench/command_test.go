@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/millrace/millrace/bench/peer"
 	"golang.org/x/sys/unix"
 )
 
@@ -34,12 +35,37 @@ func TestParseProduceRefuses(t *testing.T) {
 		"--peer-bootstrap kafka",
 		"--size 10",
 		"--topic-config flush",
+		"--peer rabbit",
+		"--peer kafka+flush.mesages=1",
+		"--peer kafka --peer kafka",
+		"--peer os=kafka --compare os",
+		"--partitions 1,16",
+		"--partitions 1,1 --compare os",
+		"--partitions 0,1 --compare os",
+		"--partitions many",
 		"stray",
 		"--no-such-flag",
 	} {
 		if _, err := parseProduce(strings.Fields(bad), io.Discard); err == nil {
 			t.Errorf("%q was taken", bad)
 		}
+	}
+}
+
+func TestParseProduceWithPeers(t *testing.T) {
+	p, err := parseProduce(strings.Fields("--peer kafka --peer sync=kafka+flush.messages=1 --partitions 1,16,256"), io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !p.comparing() || len(p.managed) != 2 || !slices.Equal(p.partitions, []int{1, 16, 256}) || p.workload.Partitions != 1 || p.of(16).Partitions != 16 {
+		t.Errorf("%+v", p)
+	}
+	rows, err := p.rows(Confinement{Broker: []int{0}})
+	if err != nil || len(rows) != 2 || rows[1].Name != "sync" || rows[1].Config["flush.messages"] != "1" {
+		t.Fatalf("%+v %v", rows, err)
+	}
+	if m := rows[1].Target.(*Managed); !slices.Equal(m.CPUs, []int{0}) || m.Peer == rows[0].Target.(*Managed).Peer {
+		t.Errorf("%+v", m)
 	}
 }
 
@@ -80,7 +106,7 @@ func TestMainUnreachableBroker(t *testing.T) {
 	if p.serve || p.comparing() {
 		t.Errorf("%+v", p)
 	}
-	if err := ping(t.Context(), address); err == nil {
+	if err := peer.TakesTopics(t.Context(), address); err == nil {
 		t.Errorf("a broker answers at %s", address)
 	}
 	if _, err := os.Stat(path); err == nil {

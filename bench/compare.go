@@ -64,13 +64,14 @@ func choose(attempts []*Result) {
 // Summary is one row of a comparison: medians over the runs that count. What
 // one of them does not give has no median and is nil.
 type Summary struct {
-	Row       string   `json:"row"`
-	Class     Class    `json:"durabilityClass"`
-	Runs      int      `json:"runs"`      // in the medians
-	Disturbed int      `json:"leftOut"`   // made, and not in the medians
-	Marked    bool     `json:"disturbed"` // no run was undisturbed: the medians are of disturbed runs
-	Verified  string   `json:"verified"`  // passed, FAILED or skipped
-	Notes     []string `json:"notes,omitempty"`
+	Row        string   `json:"row"`
+	Partitions int      `json:"partitions"`
+	Class      Class    `json:"durabilityClass"`
+	Runs       int      `json:"runs"`      // in the medians
+	Disturbed  int      `json:"leftOut"`   // made, and not in the medians
+	Marked     bool     `json:"disturbed"` // no run was undisturbed: the medians are of disturbed runs
+	Verified   string   `json:"verified"`  // passed, FAILED or skipped
+	Notes      []string `json:"notes,omitempty"`
 
 	RecordsPerSecond float64  `json:"recordsPerSecond"`
 	BytesPerSecond   float64  `json:"bytesPerSecond"`
@@ -82,15 +83,18 @@ type Summary struct {
 	PerBatch         float64  `json:"recordsPerBatch"`
 	Steal            float64  `json:"stealPercent"` // the largest of the runs, not the median
 	Flushes          *float64 `json:"diskFlushesPerSecond"`
+	FlushesPerRecord *float64 `json:"diskFlushesPerRecord"`
 	BytesPerFlush    *float64 `json:"diskBytesPerFlush"`
 	BrokerCPU        *float64 `json:"brokerCPUSecondsPerGB"` // per 10^9 bytes of values
 	BrokerRSS        *float64 `json:"brokerResidentBytes"`
 	Ready            float64  `json:"startToReadySeconds,omitempty"`
+	DurableP99       *float64 `json:"appendToFlushedP99Micros,omitempty"` // of a Millrace that the harness started
+	JournalP99       *float64 `json:"journalWriteP99Micros,omitempty"`
 }
 
-// Summarize takes the medians of a row's runs.
-func Summarize(row string, runs []*Result) Summary {
-	s := Summary{Row: row, Verified: "passed"}
+// Summarize takes the medians of a row's runs, all with this many partitions.
+func Summarize(row string, partitions int, runs []*Result) Summary {
+	s := Summary{Row: row, Partitions: partitions, Verified: "passed"}
 	var use []*Result
 	for _, r := range runs {
 		if !r.Left {
@@ -132,9 +136,12 @@ func Summarize(row string, runs []*Result) Summary {
 	s.PerBatch = must((*Result).perBatch)
 	s.Ready = must(func(r *Result) float64 { return r.Target.Ready })
 	s.Flushes = of((*Result).flushesPerSecond)
+	s.FlushesPerRecord = of((*Result).flushesPerRecord)
 	s.BytesPerFlush = of((*Result).bytesPerFlush)
 	s.BrokerCPU = of((*Result).brokerCPUPerGB)
 	s.BrokerRSS = of((*Result).brokerRSS)
+	s.DurableP99 = of(func(r *Result) *float64 { return r.Trace.p99(func(t *Trace) StageTimes { return t.Durable }) })
+	s.JournalP99 = of(func(r *Result) *float64 { return r.Trace.p99(func(t *Trace) StageTimes { return t.Journal }) })
 	for _, r := range use {
 		s.Steal = max(s.Steal, r.Use.Steal)
 	}
@@ -168,6 +175,14 @@ func (r *Result) flushesPerSecond() *float64 {
 	return &v
 }
 
+func (r *Result) flushesPerRecord() *float64 {
+	if r.Use.DiskFlushes == nil || r.Acked == 0 {
+		return nil
+	}
+	v := float64(*r.Use.DiskFlushes) / float64(r.Acked)
+	return &v
+}
+
 func (r *Result) bytesPerFlush() *float64 {
 	if r.Use.DiskFlushes == nil || *r.Use.DiskFlushes == 0 {
 		return nil
@@ -193,7 +208,7 @@ func (r *Result) brokerRSS() *float64 {
 }
 
 // Compare makes every row's runs, interleaved, and returns the medians and all
-// runs, those left out too. When interrupted it returns what there is with
+// runs, those left out too. All have w's number of partitions. When interrupted it returns what there is with
 // ctx's error. told hears of each finished run.
 func Compare(ctx context.Context, rows []Row, w Workload, rule RepeatRule, c Confinement, o Options, told func(row string, round, attempt int, r *Result)) ([]Summary, []*Result, error) {
 	if len(c.Generator) > 0 {
@@ -230,7 +245,7 @@ func Compare(ctx context.Context, rows []Row, w Workload, rule RepeatRule, c Con
 	}
 	var table []Summary
 	for i, row := range rows {
-		table = append(table, Summarize(row.Name, perRow[i]))
+		table = append(table, Summarize(row.Name, w.Partitions, perRow[i]))
 	}
 	return table, all, failed
 }
@@ -251,7 +266,8 @@ func runRow(ctx context.Context, row Row, w Workload, c Confinement, o Options) 
 			defer func() { err = errors.Join(err, confine(info.PID, before)) }()
 		}
 	}
-	if _, managed := row.Target.(*Serve); managed {
+	switch row.Target.(type) {
+	case *Serve, *Managed:
 		o.Keep = true // its whole directory goes
 	}
 	if res, err = Run(ctx, row.Target, w.with(row.Config), o); err != nil {

@@ -48,21 +48,21 @@ func TestSummarizeTakesMediansOfUndisturbedRuns(t *testing.T) {
 	choose(runs[:1])
 	choose(runs[1:3]) // the second attempt counts
 	choose(runs[3:])
-	s := Summarize("row", runs)
+	s := Summarize("row", 4, runs)
 	if s.RecordsPerSecond != 200 || *s.P99 != 20 || s.Runs != 3 || s.Disturbed != 1 || s.Marked || s.Steal != 2 {
 		t.Errorf("%+v", s)
 	}
 }
 
 func TestSummarizeEvenNumber(t *testing.T) {
-	s := Summarize("row", []*Result{ran(100, us(10), 0), ran(200, us(40), 0)})
+	s := Summarize("row", 4, []*Result{ran(100, us(10), 0), ran(200, us(40), 0)})
 	if s.RecordsPerSecond != 150 || *s.P99 != 25 {
 		t.Errorf("%+v", s)
 	}
 }
 
 func TestSummarizeNoMedianWithoutAll(t *testing.T) {
-	s := Summarize("row", []*Result{ran(100, us(10), 0), ran(200, nil, 0), ran(300, us(30), 0)})
+	s := Summarize("row", 4, []*Result{ran(100, us(10), 0), ran(200, nil, 0), ran(300, us(30), 0)})
 	if s.P99 != nil || s.RecordsPerSecond != 200 {
 		t.Errorf("p99 %v of runs of which one may not print it", s.P99)
 	}
@@ -71,7 +71,7 @@ func TestSummarizeNoMedianWithoutAll(t *testing.T) {
 func TestSummarizeAllDisturbedIsMarked(t *testing.T) {
 	runs := []*Result{ran(100, us(10), 10), ran(200, us(20), 20)}
 	choose(runs)
-	s := Summarize("row", runs)
+	s := Summarize("row", 4, runs)
 	if !s.Marked || s.Runs != 2 || s.RecordsPerSecond != 150 {
 		t.Errorf("%+v", s)
 	}
@@ -80,7 +80,7 @@ func TestSummarizeAllDisturbedIsMarked(t *testing.T) {
 func TestSummarizeLossOutweighs(t *testing.T) {
 	bad := ran(900, us(900), 50)
 	bad.Left, bad.Verify.State = true, "FAILED" // left out of the medians, not of the verdict
-	s := Summarize("row", []*Result{ran(100, us(10), 0), bad})
+	s := Summarize("row", 4, []*Result{ran(100, us(10), 0), bad})
 	if s.Verified != "FAILED" {
 		t.Errorf("read back %q", s.Verified)
 	}
@@ -107,6 +107,35 @@ func TestJudge(t *testing.T) {
 	r.judge()
 	if !r.Disturbed {
 		t.Errorf("steal over the bound: disturbed %v, notes %q", r.Disturbed, r.Notes)
+	}
+}
+
+func TestJudgeOfAShortWarmup(t *testing.T) {
+	for perSecond, notes := range map[float64]int{1000: 0, 1040: 0, 1300: 1} {
+		r := ran(perSecond, nil, 0)
+		r.Workload = Workload{Rate: 1000, Batch: 1}
+		r.judge()
+		if len(r.Notes) != notes {
+			t.Errorf("%v records/s of 1000 due: notes %q", perSecond, r.Notes)
+		}
+	}
+}
+
+func TestJudgeWantsAFlushForEachThatWaitedAlone(t *testing.T) {
+	for _, c := range []struct {
+		flushes int64
+		p50     float64 // us; sends are 1000 us apart
+		notes   int
+	}{
+		{1, 100, 1}, {4000, 100, 1}, {4600, 100, 0}, {10, 999_000, 0}, {3, 999_000, 1},
+	} {
+		r := ran(1000, us(2e6), 0)
+		r.Class, r.Use.DiskFlushes = Flushed, &c.flushes
+		r.Workload, r.Latency.Count, r.Latency.P50 = Workload{Rate: 1000, Batch: 1}, 10_000, us(c.p50)
+		r.judge()
+		if len(r.Notes) != c.notes {
+			t.Errorf("%+v, at least %d: notes %q", c, r.flushesMin(), r.Notes)
+		}
 	}
 }
 

@@ -14,7 +14,6 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
-	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
 const (
@@ -282,24 +281,35 @@ func (f *franz) Stats() ClientStats {
 // Close implements Client.
 func (f *franz) Close() { f.client.Close() }
 
+// EndOffsets asks for the end of each of the topic's partitions.
+func (k *Kafka) EndOffsets(ctx context.Context, topic string) (map[int32]int64, error) {
+	listed, err := k.admin.ListEndOffsets(ctx, topic)
+	if err == nil {
+		err = listed.Error()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: end offsets of %s: %w", k.Name, topic, err)
+	}
+	ends := map[int32]int64{}
+	listed.Each(func(o kadm.ListedOffset) { ends[o.Partition] = o.Offset })
+	return ends, nil
+}
+
 // ReadBack implements Target. It fails when nothing more comes for idleMax
 // before the end.
 func (k *Kafka) ReadBack(ctx context.Context, topic string, visit func(partition int32, value []byte)) error {
-	ends, err := k.admin.ListEndOffsets(ctx, topic)
-	if err == nil {
-		err = ends.Error()
-	}
+	ends, err := k.EndOffsets(ctx, topic)
 	if err != nil {
-		return fmt.Errorf("%s: end offsets of %s: %w", k.Name, topic, err)
+		return err
 	}
 	remaining := map[int32]int64{} // partition: end offset not reached yet
 	from := map[int32]kgo.Offset{}
-	ends.Each(func(o kadm.ListedOffset) {
-		if o.Offset > 0 {
-			remaining[o.Partition] = o.Offset
-			from[o.Partition] = kgo.NewOffset().AtStart()
+	for partition, end := range ends {
+		if end > 0 {
+			remaining[partition] = end
+			from[partition] = kgo.NewOffset().AtStart()
 		}
-	})
+	}
 	if len(remaining) == 0 {
 		return nil
 	}
@@ -356,24 +366,4 @@ func short(remaining map[int32]int64) string {
 	sort.Ints(parts)
 	n := len(parts)
 	return fmt.Sprintf("%d partitions not read to their end, first %v", n, parts[:min(n, 8)])
-}
-
-// ping reports whether a broker at address answers the protocol.
-func ping(ctx context.Context, address string) error {
-	client, err := kgo.NewClient(kgo.SeedBrokers(address), kgo.ClientID("millrace-bench"),
-		kgo.RequestRetries(0), kgo.RetryTimeout(time.Second), kgo.DialTimeout(time.Second))
-	if err != nil {
-		return err
-	}
-	defer client.Close()
-	req := kmsg.NewPtrMetadataRequest()
-	req.Topics = []kmsg.MetadataRequestTopic{}
-	resp, err := req.RequestWith(ctx, client)
-	if err != nil {
-		return err
-	}
-	if len(resp.Brokers) == 0 {
-		return errors.New("metadata names no broker yet")
-	}
-	return nil
 }

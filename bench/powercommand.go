@@ -14,12 +14,14 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/bench/forgetfs"
+	"github.com/millrace/millrace/bench/peer"
 )
 
 // powerCommand is one parsed command line of "millrace bench powerloss".
 type powerCommand struct {
 	PowerLoss
 	policies []string
+	managed  []peer.Spec // further rows
 	out      string
 }
 
@@ -40,6 +42,8 @@ func parsePowerLoss(args []string, stderr io.Writer) (*powerCommand, error) {
 	f.DurationVar(&p.SyncTime, "sync-time", 200*time.Microsecond, "how long the disk takes to sync")
 	f.Var((*list)(&p.Overrides), "override", "broker setting `key=value`; repeatable")
 	f.StringVar(&p.Command, "command", "", "start another broker, by this `shell command`; {dir}, {address} and {port} in it are replaced; --policies then only names the row")
+	var managed list
+	f.Var(&managed, "peer", "a peer that is installed and started here as a row: `[NAME=]kafka[+topic.setting=value]`; repeatable; without --policies there are no other rows")
 	f.StringVar(&p.out, "out", "", "write the ledger with every cut to `FILE.json`")
 	if err := f.Parse(args); err != nil {
 		return nil, err
@@ -55,6 +59,18 @@ func parsePowerLoss(args []string, stderr io.Writer) (*powerCommand, error) {
 		return nil, fmt.Errorf("--seconds %v is below 0.01", *seconds)
 	case p.Recovering < 0 || p.Recovering >= 1:
 		return nil, fmt.Errorf("--recovering %v is not within 0 and 1", p.Recovering)
+	}
+	for _, s := range managed {
+		spec, err := peer.Parse(s)
+		if err != nil {
+			return nil, fmt.Errorf("--peer: %w", err)
+		}
+		p.managed = append(p.managed, spec)
+	}
+	given := false
+	f.Visit(func(flag *flag.Flag) { given = given || flag.Name == "policies" || flag.Name == "command" })
+	if len(p.managed) > 0 && !given {
+		p.policies = nil
 	}
 	for _, policy := range p.policies {
 		if _, ok := policies[policy]; !ok && p.Command == "" {
@@ -91,15 +107,14 @@ func mainPowerLoss(args []string, stdout, stderr io.Writer) int {
 	p.Say = func(format string, args ...any) { fmt.Fprintf(stderr, format+"\n", args...) }
 	p.Say("seed %d", p.Seed)
 	file := PowerFile{Command: commandLine(args), Seed: p.Seed, Machine: machineUnder(p.Parent)}
+	if err := p.rows(ctx, &file); err != nil {
+		fmt.Fprintln(stderr, "millrace bench powerloss:", err)
+		return exitFailed
+	}
 	code := exitOK
-	for _, policy := range p.policies {
-		row := p.Run(ctx, policy)
-		file.Rows = append(file.Rows, row)
+	for _, row := range file.Rows {
 		if !row.OK() {
 			code = exitFailed
-		}
-		if ctx.Err() != nil {
-			break
 		}
 	}
 	PrintPower(stdout, file.Rows)
@@ -110,4 +125,26 @@ func mainPowerLoss(args []string, stdout, stderr io.Writer) int {
 		}
 	}
 	return code
+}
+
+// rows makes the policies' rows, then the peers'. The error is for what keeps a peer from being installed; all else is in the rows.
+func (p *powerCommand) rows(ctx context.Context, file *PowerFile) error {
+	for _, spec := range p.managed {
+		if err := spec.Kind.New(peer.Options{Say: p.Say}).Install(ctx); err != nil {
+			return err
+		}
+	}
+	for _, policy := range p.policies {
+		if ctx.Err() == nil {
+			file.Rows = append(file.Rows, p.Run(ctx, policy))
+		}
+	}
+	for _, spec := range p.managed {
+		if ctx.Err() == nil {
+			of := p.PowerLoss
+			of.Peer, of.Command = &spec, ""
+			file.Rows = append(file.Rows, of.Run(ctx, spec.Label))
+		}
+	}
+	return nil
 }

@@ -72,8 +72,8 @@ func TestPowerRowKeepsItsPromise(t *testing.T) {
 		}
 	}
 	var b bytes.Buffer
-	PrintPower(&b, []*PowerRow{{Policy: "journal", Promises: true, Findings: lost}})
-	if !strings.Contains(b.String(), "FAILED") || !strings.Contains(b.String(), "an example") {
+	PrintPower(&b, []*PowerRow{{Policy: "journal", Promises: true, Findings: lost}, {Policy: "kafka", Foreign: true}})
+	if !strings.Contains(b.String(), "FAILED") || !strings.Contains(b.String(), "an example") || !strings.Contains(b.String(), " -       0.0 ms") {
 		t.Errorf("%s", b.String())
 	}
 }
@@ -97,7 +97,12 @@ func TestParsePowerLoss(t *testing.T) {
 	if len(p.policies) != 2 || p.Cuts != 3 || p.Life != 500*time.Millisecond || p.Seed != 9 || p.out != "x.json" || len(p.Overrides) != 1 {
 		t.Errorf("%+v", p)
 	}
-	for _, bad := range []string{"--policies fast", "--cuts 0", "--seconds 0", "--recovering 1", "stray", "--nothing"} {
+	for args, want := range map[string][2]int{"--peer kafka": {0, 1}, "--peer kafka --peer kafka+flush.messages=1": {0, 2}, "--policies os,write --peer kafka": {2, 1}, "": {5, 0}} {
+		if p, err := parsePowerLoss(strings.Fields(args), io.Discard); err != nil || len(p.policies) != want[0] || len(p.managed) != want[1] {
+			t.Errorf("%q: %+v %v", args, p, err)
+		}
+	}
+	for _, bad := range []string{"--policies fast", "--cuts 0", "--seconds 0", "--recovering 1", "--peer rabbit", "stray", "--nothing"} {
 		if _, err := parsePowerLoss(strings.Fields(bad), io.Discard); err == nil {
 			t.Errorf("%q was taken", bad)
 		}

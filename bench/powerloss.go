@@ -1,24 +1,18 @@
 package bench
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"hash/fnv"
 	"io"
 	"math/rand/v2"
 	"os"
-	"path/filepath"
-	"regexp"
-	"strconv"
 	"sync"
-	"text/tabwriter"
 	"time"
 
 	"github.com/millrace/millrace/bench/forgetfs"
-	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/millrace/millrace/bench/peer"
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
@@ -26,6 +20,7 @@ import (
 type PowerLoss struct {
 	Binary     string        // this program
 	Command    string        // another broker instead: see Serve.Command
+	Peer       *peer.Spec    // another broker instead, which is started as it says; may be nil
 	Parent     string        // directory in which the mount point is made
 	Overrides  []string      // key=value, for millrace serve
 	Cuts       int           // under load
@@ -42,7 +37,8 @@ type PowerLoss struct {
 
 // PowerRow is the ledger of one policy.
 type PowerRow struct {
-	Policy       string         `json:"policy"`
+	Policy       string         `json:"policy"`                    // of our broker, or what another one's row is called
+	Foreign      bool           `json:"foreign,omitempty"`         // another broker: what it cuts off at recovery is not known
 	Promises     bool           `json:"flushedBeforeAcknowledged"` // by its settings
 	Cuts         int            `json:"cuts"`
 	InRecovery   int            `json:"cutsInRecovery"` // further ones, during a start
@@ -73,6 +69,13 @@ func (r *PowerRow) OK() bool {
 	return r.Error == "" && r.DamagedLogs == 0 && (!r.Promises || r.Findings.whole())
 }
 
+// powerTarget is a broker on a directory that stays, which can be killed and started again.
+type powerTarget interface {
+	Target
+	Kill() error
+	EndOffsets(ctx context.Context, topic string) (map[int32]int64, error)
+}
+
 // powerRun is one policy at work.
 type powerRun struct {
 	PowerLoss
@@ -81,7 +84,7 @@ type powerRun struct {
 	disk      *forgetfs.Disk
 	mount     *forgetfs.Mount
 	dir       string
-	serve     *Serve
+	target    powerTarget
 	output    recoveryOutput
 	ledger    *powerLedger
 	producers []*powerProducer
@@ -92,7 +95,7 @@ type powerRun struct {
 // Run makes one row: a broker with this flush policy on an empty disk, and all its cuts.
 func (p PowerLoss) Run(ctx context.Context, policy string) *PowerRow {
 	r := &powerRun{
-		PowerLoss: p, row: &PowerRow{Policy: policy}, topic: "power",
+		PowerLoss: p, row: &PowerRow{Policy: policy, Foreign: p.Peer != nil || p.Command != ""}, topic: "power",
 		disk:     forgetfs.NewDisk(forgetfs.Options{Ordered: p.Ordered, SyncTime: p.SyncTime}),
 		workload: Workload{Partitions: p.Partitions, Replication: -1, Size: powerValueMax, Batch: powerBatchMax, Producers: p.Producers, Acks: "all", Idempotent: true, Compression: "none", RandomBytes: 1, Duration: 1},
 	}
@@ -116,28 +119,17 @@ func (r *powerRun) all(ctx context.Context) (err error) {
 	if r.dir, err = os.MkdirTemp(r.Parent, "millrace-power-"); err != nil {
 		return fmt.Errorf("mount point: %w", err)
 	}
-	overrides := []string{
-		// Small, so that a few seconds roll segments and turn the journal.
-		"log.segment.bytes=1048576", "journal.bytes=4194304",
-		"flush.policy=" + r.row.Policy,
-	}
-	r.serve = &Serve{
-		Kafka: Kafka{Name: r.row.Policy, ProducerOptions: []kgo.Opt{
-			kgo.RetryBackoffFn(func(int) time.Duration { return 50 * time.Millisecond }),
-			kgo.DialTimeout(time.Second), kgo.MetadataMinAge(50 * time.Millisecond),
-		}},
-		Binary: r.Binary, Command: r.Command, Parent: r.Parent, Dir: r.dir, Overrides: append(overrides, r.Overrides...), Output: &r.output,
-	}
+	r.target = r.broker()
 	if r.mount, err = r.disk.Mount(r.dir); err != nil {
 		return err
 	}
-	if err := r.serve.Start(ctx); err != nil {
+	if err := r.target.Start(ctx); err != nil {
 		return err
 	}
-	if err := r.serve.Create(ctx, r.topic, r.workload); err != nil {
+	if err := r.target.Create(ctx, r.topic, r.workload); err != nil {
 		return err
 	}
-	settings, err := r.serve.Settings(ctx, r.topic)
+	settings, err := r.target.Settings(ctx, r.topic)
 	if err != nil {
 		return err
 	}
@@ -158,6 +150,21 @@ func (r *powerRun) all(ctx context.Context) (err error) {
 	return nil
 }
 
+// broker is what the power is cut of. Segments and journal are small, so that a few seconds roll segments and turn
+// the journal.
+func (r *powerRun) broker() powerTarget {
+	client := Kafka{Name: r.row.Policy, ProducerOptions: []kgo.Opt{
+		kgo.RetryBackoffFn(func(int) time.Duration { return 50 * time.Millisecond }),
+		kgo.DialTimeout(time.Second), kgo.MetadataMinAge(50 * time.Millisecond),
+	}}
+	if r.Peer != nil {
+		r.workload = r.workload.with(map[string]string{"segment.bytes": "1048576"}).with(r.Peer.Config)
+		return &Managed{Kafka: client, Peer: r.Peer.Kind.New(peer.Options{Parent: r.Parent, Data: r.dir})}
+	}
+	overrides := []string{"log.segment.bytes=1048576", "journal.bytes=4194304", "flush.policy=" + r.row.Policy}
+	return &Serve{Kafka: client, Binary: r.Binary, Command: r.Command, Parent: r.Parent, Dir: r.dir, Overrides: append(overrides, r.Overrides...), Output: &r.output}
+}
+
 // draws are the random numbers of one cut: its time and what it leaves do not depend
 // on how many starts of earlier ones were cut.
 func (r *powerRun) draws(cut uint64) *rand.Rand {
@@ -172,8 +179,8 @@ func (r *powerRun) end() error {
 	for _, p := range r.producers {
 		p.close()
 	}
-	if r.serve != nil {
-		errs = append(errs, r.serve.Kill())
+	if r.target != nil {
+		errs = append(errs, r.target.Kill(), r.target.Stop())
 	}
 	if r.mount != nil {
 		errs = append(errs, r.mount.Unmount())
@@ -187,7 +194,7 @@ func (r *powerRun) end() error {
 // cut is one life under load, its end, and the start after it.
 func (r *powerRun) cut(ctx context.Context) error {
 	for _, p := range r.producers {
-		if err := p.connect(r.serve, r.topic, r.workload); err != nil {
+		if err := p.connect(r.target, r.topic, r.workload); err != nil {
 			return err
 		}
 	}
@@ -206,7 +213,7 @@ func (r *powerRun) cut(ctx context.Context) error {
 	// so nothing that is acknowledged from now on may have needed it.
 	r.disk.Cut()
 	at := time.Now()
-	killed := r.serve.Kill()
+	killed := r.target.Kill()
 	stop()
 	wait.Wait()
 	r.row.Cuts++
@@ -272,13 +279,13 @@ func (r *powerRun) powerUp(ctx context.Context, c *PowerCut) error {
 				}
 			}()
 		}
-		err = r.serve.start(starting)
+		err = r.target.Start(starting)
 		r.disk.CutAfter(0)
 		cancel()
 		select {
 		case <-dark:
 			r.row.InRecovery++
-			if err := r.serve.Kill(); err != nil {
+			if err := r.target.Kill(); err != nil {
 				return err
 			}
 			r.output.take(r.row)
@@ -286,27 +293,18 @@ func (r *powerRun) powerUp(ctx context.Context, c *PowerCut) error {
 		default:
 		}
 		r.output.take(r.row)
-		c.Ready = r.serve.Info().Ready
+		c.Ready = r.target.Info().Ready
 		return err
 	}
-}
-
-// start is Start, after Kill.
-func (s *Serve) start(ctx context.Context) error {
-	s.info = TargetInfo{}
-	return s.Start(ctx)
 }
 
 // readBack compares what is there with what was acknowledged.
 func (r *powerRun) readBack(ctx context.Context, at time.Time, c *PowerCut) error {
 	compared := r.ledger.compare()
-	err := r.serve.ReadBack(ctx, r.topic, compared.visit)
-	var listed kadm.ListedOffsets
+	err := r.target.ReadBack(ctx, r.topic, compared.visit)
+	var ends map[int32]int64
 	if err == nil {
-		listed, err = r.serve.admin.ListEndOffsets(ctx, r.topic)
-	}
-	if err == nil {
-		err = listed.Error()
+		ends, err = r.target.EndOffsets(ctx, r.topic)
 	}
 	if err != nil {
 		if ctx.Err() == nil { // what could not be read counts as lost: nobody else can read it either
@@ -314,95 +312,6 @@ func (r *powerRun) readBack(ctx context.Context, at time.Time, c *PowerCut) erro
 		}
 		return fmt.Errorf("read back: %w", err)
 	}
-	ends := map[int32]int64{}
-	listed.Each(func(o kadm.ListedOffset) { ends[o.Partition] = o.Offset })
 	c.Findings = compared.finish(ends, at)
 	return nil
-}
-
-// recoveryOutput keeps what a broker prints while it starts.
-type recoveryOutput struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-const recoveryOutputMax = 4 << 20
-
-func (o *recoveryOutput) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.buf.Len() < recoveryOutputMax {
-		o.buf.Write(p)
-	}
-	return len(p), nil
-}
-
-var (
-	cutInLogs   = regexp.MustCompile(`(\d+) bytes checked, (\d+) cut, (\d+) logs damaged`)
-	tornJournal = regexp.MustCompile(`the last write, .*is torn or damaged`)
-)
-
-// take adds what millrace reports of its recovery, and forgets it.
-func (o *recoveryOutput) take(row *PowerRow) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	for _, m := range cutInLogs.FindAllSubmatch(o.buf.Bytes(), -1) {
-		cut, _ := strconv.ParseInt(string(m[2]), 10, 64)
-		damaged, _ := strconv.ParseInt(string(m[3]), 10, 64)
-		row.TornBytes += cut
-		row.DamagedLogs += damaged
-	}
-	row.TornFrames += len(tornJournal.FindAll(o.buf.Bytes(), -1))
-	o.buf.Reset()
-}
-
-// PowerFile is what --out writes.
-type PowerFile struct {
-	Command string      `json:"command"`
-	Seed    uint64      `json:"seed"`
-	Machine Machine     `json:"machine"`
-	Rows    []*PowerRow `json:"rows"`
-}
-
-// Write makes the file.
-func (f PowerFile) Write(path string) error {
-	text, err := json.MarshalIndent(f, "", "  ")
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(path, append(text, '\n'), 0o644)
-}
-
-// PrintPower prints the ledger.
-func PrintPower(w io.Writer, rows []*PowerRow) {
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(t, "policy\tcuts\tin recovery\tacknowledged\tsurvived\tlost\tduplicated\treordered\tcorrupt\ttorn bytes cut\tloss window\t")
-	for _, r := range rows {
-		f := r.Findings
-		fmt.Fprintf(t, "%s\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%.1f ms\t\n", r.Policy, r.Cuts, r.InRecovery, r.Acknowledged, r.Survived,
-			f.Lost, f.Duplicated, f.Reordered, f.Corrupt+f.Holes, r.TornBytes, f.LossWindow)
-	}
-	t.Flush()
-	for _, r := range rows {
-		if r.Error != "" {
-			fmt.Fprintf(w, "%s: ended early: %s\n", r.Policy, r.Error)
-		}
-		if r.DamagedLogs > 0 {
-			fmt.Fprintf(w, "%s: %d logs came up damaged\n", r.Policy, r.DamagedLogs)
-		}
-		if r.Promises && !r.Findings.whole() {
-			fmt.Fprintf(w, "%s: FAILED: it flushes before it acknowledges\n", r.Policy)
-			for _, e := range r.Findings.Examples {
-				fmt.Fprintf(w, "  %s\n", e)
-			}
-		}
-	}
-}
-
-// machineUnder is the machine's facts for a run with its mount in parent.
-func machineUnder(parent string) Machine {
-	if parent == "" {
-		parent = os.TempDir()
-	}
-	return ReadMachine(filepath.Clean(parent))
 }

@@ -42,6 +42,7 @@ type Result struct {
 	Intervals        []Interval  `json:"intervals"`
 
 	Use    Use          `json:"use"`
+	Trace  *Trace       `json:"trace,omitempty"` // of a Millrace that the harness started
 	Verify Verification `json:"verification"`
 	Notes  []string     `json:"notes,omitempty"` // what a reader must know before using a figure
 
@@ -81,8 +82,16 @@ func (r *Result) note(format string, args ...any) {
 // judge adds the notes that follow from the figures themselves.
 func (r *Result) judge() {
 	r.Disturbed = r.Use.Steal > StealMax
-	if r.Class == Flushed && r.Use.DiskFlushes != nil && *r.Use.DiskFlushes == 0 && r.Acked > 0 {
-		r.note("the broker claims to flush before it acknowledges, and the disk saw no flush")
+	if r.Class == Flushed && r.Use.DiskFlushes != nil && r.Acked > 0 {
+		switch saw, least := *r.Use.DiskFlushes, r.flushesMin(); {
+		case saw == 0:
+			r.note("the broker claims to flush before it acknowledges, and the disk saw no flush")
+		case saw < least:
+			r.note("the broker claims to flush before it acknowledges, and the disk saw %d flushes where that takes at least %d", saw, least)
+		}
+	}
+	if rate := float64(r.Workload.Rate); rate > 0 && r.RecordsPerSecond > 1.05*rate {
+		r.note("more was acknowledged than was due: the warm-up of %v left work behind, and was too short", r.Workload.Warmup)
 	}
 	if r.Unsent > 0 {
 		r.note("over capacity: %d records were due and could not be sent; they count with their wait so far", r.Unsent)
@@ -105,6 +114,20 @@ func (r *Result) judge() {
 	if s := r.Seconds; s > 0 && r.Use.ClientCPU/s > 0.9*float64(clientCPUs()) {
 		r.note("the generator used %.2f CPUs: the client may be what is measured", r.Use.ClientCPU/s)
 	}
+}
+
+// flushesMin is how many flushes the disk saw at least if each batch waited for one that began after it was sent; 0 where
+// that cannot be said. Half of the batches were acknowledged within p50, and one flush serves only those of them that were sent
+// within p50 of each other; on a fixed schedule these are no more than p50 has room for. A broker that does not flush for its
+// records still makes some flushes, for its metadata: none at all is too little to ask.
+func (r *Result) flushesMin() int64 {
+	w := r.Workload
+	if w.Rate == 0 || r.Latency.P50 == nil {
+		return 0
+	}
+	sent := float64(r.Latency.Count) / float64(w.Batch)
+	together := *r.Latency.P50/1e6*float64(w.Rate)/float64(w.Batch) + 1
+	return max(0, int64(sent/2/together)-1) // one may have ended outside of the measured time
 }
 
 func clientCPUs() int { return max(1, len(allowedCPUs(0))) }

@@ -207,6 +207,9 @@ func (r *run) load(ctx context.Context, res *Result, m meter, o Options) error {
 		from, fromAt = to, toAt
 	}
 	res.Use = m.between(from, to)
+	if from.trace != nil && to.trace != nil {
+		res.Trace = to.trace.since(from.trace)
+	}
 	res.Seconds = (toAt - fromAt).Seconds()
 
 	o.phase("waiting for the last acknowledgements")

@@ -93,6 +93,9 @@ func PrintResult(out io.Writer, r *Result) {
 	} else {
 		p("disk        flushes unknown: the broker's directory is not known here; name it with --data-dir")
 	}
+	if r.Trace != nil {
+		p("stages      p99: %s (millrace bench trace -h)", r.Trace.brief())
+	}
 	v := r.Verify
 	p("read back   %s: %d acknowledged, %d read, %d lost, %d duplicate, %d reordered, %d corrupt, %d foreign, %d there without acknowledgement",
 		v.State, v.Acknowledged, v.Read, v.Lost, v.Duplicate, v.Reordered, v.Corrupt, v.Foreign, v.Unacknowledged)
@@ -137,86 +140,6 @@ func settingsLine(r *Result) string {
 		}
 	}
 	return strings.Join(parts, " ") + " (as the broker reports them)"
-}
-
-// base is the row that ratios refer to: "os" if there is one, else the first.
-func base(table []Summary) Summary {
-	for _, s := range table {
-		if s.Row == "os" {
-			return s
-		}
-	}
-	return table[0]
-}
-
-// Markdown writes a comparison as a table with all that it takes to judge and
-// to repeat it.
-func Markdown(table []Summary, runs []*Result, f File) string {
-	var b strings.Builder
-	if len(table) == 0 || len(runs) == 0 {
-		return "No run was finished.\n"
-	}
-	ref, w := base(table), runs[0].Workload
-	fmt.Fprintf(&b, "%s. %d partitions, %d producers, %d-byte records, %d a batch, acks %s, %s; %v measured after %v of warm-up. Medians of %d interleaved runs.\n\n",
-		upper(runs[0].Loop), w.Partitions, w.Producers, w.Size, w.Batch, w.Acks, w.Compression, w.Duration, w.Warmup, f.Rule.Runs)
-	fmt.Fprintf(&b, "| row | acknowledged means | records/s | of %s | p50 | p99 | of %s | p99.9 | max | records a batch | flushes/s | bytes a flush | broker CPU s/GB | resident MiB | steal %% | runs | read back |\n", ref.Row, ref.Row)
-	b.WriteString("|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|\n")
-	for _, s := range table {
-		if s.Runs == 0 {
-			fmt.Fprintf(&b, "| %s | no run finished | | | | | | | | | | | | | | 0 | |\n", s.Row)
-			continue
-		}
-		mark := ""
-		if s.Marked {
-			mark = " (disturbed)"
-		}
-		fmt.Fprintf(&b, "| %s%s | %s | %s | %s | %s | %s | %s | %s | %s | %.1f | %s | %s | %s | %s | %.1f | %d | %s |\n",
-			s.Row, mark, s.Class, number(&s.RecordsPerSecond), ratio(s.RecordsPerSecond, ref.RecordsPerSecond),
-			micros(s.P50), micros(s.P99), ratioOf(s.P99, ref.P99), micros(s.P999), micros(&s.Max), s.PerBatch,
-			number(s.Flushes), number(s.BytesPerFlush), number(s.BrokerCPU), mebibytes(s.BrokerRSS), s.Steal, s.Runs, s.Verified)
-	}
-	b.WriteString("\n")
-	for _, s := range table {
-		for _, n := range s.Notes {
-			fmt.Fprintf(&b, "- %s: %s\n", s.Row, n)
-		}
-		if s.Disturbed > 0 && !s.Marked {
-			fmt.Fprintf(&b, "- %s: %d runs made and left out of the medians (steal over %.0f %%)\n", s.Row, s.Disturbed, StealMax)
-		}
-	}
-	for _, why := range refusals(runs) {
-		fmt.Fprintf(&b, "- %s\n", why)
-	}
-	fmt.Fprintf(&b, "\nFlushes are the whole device's. Targets: %s.\n\nMachine: %s.\n\nRepeat with:\n\n    %s\n", targets(runs), f.Machine, f.Command)
-	return b.String()
-}
-
-func upper(s string) string { return strings.ToUpper(s[:1]) + s[1:] }
-
-// refusals gives the reason for missing percentiles, once per row.
-func refusals(runs []*Result) []string {
-	var out []string
-	seen := map[string]bool{}
-	for _, r := range runs {
-		if s := r.Latency.refused(); s != "" && !seen[r.Row] {
-			seen[r.Row] = true
-			out = append(out, r.Row+": "+s)
-		}
-	}
-	return out
-}
-
-func targets(runs []*Result) string {
-	var out []string
-	seen := map[string]bool{}
-	for _, r := range runs {
-		t := r.Target
-		if !seen[r.Row] {
-			seen[r.Row] = true
-			out = append(out, fmt.Sprintf("%s is %s on CPU %s", r.Row, or(t.Version, "of unknown version"), or(t.CPUs, "any")))
-		}
-	}
-	return strings.Join(out, "; ")
 }
 
 // Section puts text between the markers of a named section of a document,

@@ -68,7 +68,9 @@ func TestMarkdown(t *testing.T) {
 		return r
 	}
 	runs := []*Result{run("write", 100, 8000), run("os", 400, 2000)}
-	table := []Summary{Summarize("write", runs[:1]), Summarize("os", runs[1:]), Summarize("kafka", nil)}
+	flushes := int64(1)
+	runs[0].Use.DiskFlushes, runs[0].Use.DiskBytes, runs[0].Acked, runs[0].Target.Ready = &flushes, &flushes, 200, 1.5
+	table := []Summary{Summarize("write", 4, runs[:1]), Summarize("os", 4, runs[1:]), Summarize("kafka", 4, nil)}
 	text := Markdown(table, runs, File{Command: "millrace bench produce --compare write,os", Rule: RepeatRule{Runs: 1}})
 	for _, want := range []string{
 		"| write | flushed | 100 | 0.25× | - | 8.00 ms | 4.00× |",
@@ -91,8 +93,35 @@ func TestMarkdown(t *testing.T) {
 			columns = n
 		}
 	}
+	if !strings.Contains(text, "| start to ready |") || !strings.Contains(text, "| 0.005 | 1.00 | - | - | 1.5 s |") {
+		t.Errorf("no flushes a record or no start to ready:\n%s", text)
+	}
 	if got := Markdown(nil, nil, File{}); got != "No run was finished.\n" {
 		t.Errorf("nothing: %q", got)
+	}
+}
+
+func TestMarkdownOfASweepHasABlockForEachCount(t *testing.T) {
+	var runs []*Result
+	var table []Summary
+	for _, c := range []struct {
+		row        string
+		partitions int
+		perSecond  float64
+	}{{"os", 1, 400}, {"kafka", 1, 100}, {"os", 16, 200}, {"kafka", 16, 300}} {
+		r := ran(c.perSecond, us(1000), 0)
+		r.Row, r.Workload, r.Loop, r.Notes = c.row, Workload{Rate: 1, Partitions: c.partitions}, "open loop", []string{"a note"}
+		runs = append(runs, r)
+		table = append(table, Summarize(c.row, c.partitions, []*Result{r}))
+	}
+	text := Markdown(table, runs, File{Rule: RepeatRule{Runs: 1}})
+	for _, want := range []string{
+		"1, 16 partitions", "| partitions | row |", "|--:|---|---|", "| 1 | kafka |  | 100 | 0.25× |", "| 16 | kafka |  | 300 | 1.50× |",
+		"- kafka, 1 partitions: a note\n", "- kafka, 16 partitions: a note\n",
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("no %q in\n%s", want, text)
+		}
 	}
 }
 

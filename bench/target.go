@@ -65,7 +65,8 @@ type TargetInfo struct {
 	DataDir   string   `json:"dataDir,omitempty"` // where its log lies, when that is on this machine
 	Command   []string `json:"command,omitempty"` // how the harness started it
 	Ready     float64  `json:"startToReadySeconds,omitempty"`
-	CPUs      string   `json:"cpus,omitempty"` // what it was confined to, if by the harness
+	CPUs      string   `json:"cpus,omitempty"`  // what it was confined to, if by the harness
+	Admin     string   `json:"admin,omitempty"` // the admin.listener of a Millrace that the harness started
 	ClientLib string   `json:"client"`
 }
 

@@ -114,6 +114,14 @@ func (s StageTimes) Quantile(q float64) *float64 {
 	return nil
 }
 
+// p99 of a part of t, in µs; nil where there is none.
+func (t *Trace) p99(part func(*Trace) StageTimes) *float64 {
+	if t == nil {
+		return nil
+	}
+	return part(t).Quantile(.99)
+}
+
 // mean is in µs.
 func (s StageTimes) mean() *float64 {
 	if s.Count == 0 {

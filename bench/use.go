@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -113,15 +114,18 @@ type sample struct {
 	disk   diskCount
 
 	hasBroker, hasDisk bool
+
+	trace *Trace // nil: the broker has none, or did not answer
 }
 
 // meter reads the counters of one run.
 type meter struct {
-	pid  int    // the broker's, 0 when unknown
-	disk string // /sys directory of the data's disk, "" when unknown
+	pid   int    // the broker's, 0 when unknown
+	admin string // the broker's admin listener, "" when unknown
+	disk  string // /sys directory of the data's disk, "" when unknown
 }
 
-func newMeter(t TargetInfo) meter { return meter{pid: t.PID, disk: device(t.DataDir)} }
+func newMeter(t TargetInfo) meter { return meter{pid: t.PID, admin: t.Admin, disk: device(t.DataDir)} }
 
 func (m meter) read() (s sample, err error) {
 	if s.cpu, err = parseCPU(readFile("/proc/stat")); err != nil {
@@ -140,6 +144,11 @@ func (m meter) read() (s sample, err error) {
 	if m.disk != "" {
 		if s.disk, err = parseDisk(readFile(filepath.Join(m.disk, "stat"))); err == nil {
 			s.hasDisk = true
+		}
+	}
+	if m.admin != "" {
+		if s.trace, err = FetchTrace(context.Background(), m.admin); err != nil {
+			return s, err
 		}
 	}
 	return s, nil

@@ -25,7 +25,8 @@ var layers = [][]string{
 	{"engine/group"},
 	{"engine/api"},
 	{"engine"},
-	{"bench/forgetfs"},
+	{"bench/forgetfs", "bench/process"},
+	{"bench/peer"},
 	{"bench", "engine/web", "engine/acceptance", "engine/simtest"},
 	{"cmd/millrace"},
 }

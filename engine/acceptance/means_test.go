@@ -22,7 +22,7 @@ const cannotFetch = 69
 
 var installs sync.Map // name of the means -> func() error, run once
 
-// needs makes sure that the machine has what a test needs: kcat, lsof, kafka, confluent, io_uring, process.
+// needs makes sure that the machine has what a test needs: kcat, lsof, kafka, maven, confluent, io_uring, process.
 // What is missing is installed. What cannot be had skips the test, and the skip is recorded.
 func needs(t *testing.T, means ...string) {
 	t.Helper()

@@ -3,6 +3,7 @@
 #   kcat, lsof   from the distribution's packages (apt)
 #   cc           a C compiler and libc's headers, likewise: Go's race detector needs them
 #   kafka        Apache Kafka's tools as jars, through Maven; launchers with the names of Kafka's own bin/*.sh
+#   maven        Maven and a JDK, from the distribution's packages: the managed peers of the bench are fetched with it
 #   confluent    Python's confluent-kafka, through pip, in a virtual environment
 # What is not a distribution package is kept under $MILLRACE_TEST_CACHE (default ~/.cache/millrace-test).
 # Exit 69: the machine cannot fetch it (no package manager, or it found no source). Anything else but 0 is our fault.
@@ -35,6 +36,12 @@ cc() {
 }
 
 have_java() { [ "$(java -version 2>&1 | sed -n 's/.*version "\([0-9]*\).*/\1/p')" -ge 17 ] 2>/dev/null && command -v javac >/dev/null; }
+
+maven() {
+  have_java || apt default-jdk-headless
+  have_java || unavailable "Kafka needs a JDK of version 17 or newer"
+  command -v mvn >/dev/null || apt maven
+}
 
 kafka() {
   have_java || apt default-jdk-headless
@@ -82,7 +89,8 @@ for means in "$@"; do
     kcat | lsof) command -v "$means" >/dev/null || apt "$means" ;;
     cc) cc ;;
     kafka) kafka ;;
+    maven) maven ;;
     confluent) confluent ;;
-    *) echo "install.sh: no such means: $means (kcat, lsof, cc, kafka, confluent)" >&2; exit 2 ;;
+    *) echo "install.sh: no such means: $means (kcat, lsof, cc, kafka, maven, confluent)" >&2; exit 2 ;;
   esac
 done

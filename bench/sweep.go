@@ -1,0 +1,108 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/millrace/millrace/bench/peer"
+)
+
+// compare makes the comparison, once for each number of partitions.
+func (p *produce) compare(ctx context.Context) (int, error) {
+	p.progress()
+	c := p.confinement()
+	if err := p.install(ctx); err != nil {
+		return exitFailed, err
+	}
+	rows, err := p.rows(c)
+	if err != nil {
+		return exitFailed, err
+	}
+	runs := p.rule.Runs * len(rows) * len(p.partitions)
+	fmt.Fprintf(p.stderr, "%d rows, %d runs each, with %d numbers of partitions: %v to %v of load\n", len(rows), p.rule.Runs, len(p.partitions),
+		time.Duration(runs)*p.workload.length(), time.Duration((p.rule.RepeatsMax+1)*runs)*p.workload.length())
+	var table []Summary
+	var results []*Result
+	for _, partitions := range p.partitions {
+		block, made, failed := Compare(ctx, rows, p.of(partitions), p.rule, c, p.options, p.told)
+		table, results = append(table, block...), append(results, made...)
+		if err = failed; err != nil {
+			break
+		}
+	}
+	return p.report(table, results, err)
+}
+
+// install makes sure that every peer can be started before the first run is made.
+func (p *produce) install(ctx context.Context) error {
+	for _, spec := range p.managed {
+		if err := spec.Kind.New(peer.Options{Say: p.say}).Install(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p *produce) say(format string, args ...any) { fmt.Fprintf(p.stderr, format+"\n", args...) }
+
+// rows are our policies, then the peers, in the order of the command line.
+func (p *produce) rows(c Confinement) (rows []Row, err error) {
+	for _, policy := range p.policies {
+		t, err := p.target(policy, policy, c)
+		if err != nil {
+			return nil, err
+		}
+		row := Row{Name: policy, Target: t, Policy: policy}
+		if !p.serve {
+			row.Config = map[string]string{"flush.policy": policy}
+		}
+		rows = append(rows, row)
+	}
+	for _, spec := range p.managed {
+		made := spec.Kind.New(peer.Options{Parent: p.dir, CPUs: c.Broker, Say: p.say})
+		rows = append(rows, Row{Name: spec.Label, Target: &Managed{Kafka: Kafka{Name: spec.Label}, Peer: made, CPUs: c.Broker}, Config: spec.Config})
+	}
+	for _, s := range p.peers {
+		name, address, config, err := parsePeer(s)
+		if err != nil {
+			return nil, err
+		}
+		rows = append(rows, Row{Name: name, Target: &Kafka{Name: name, Address: address}, Config: config})
+	}
+	return rows, nil
+}
+
+// told shows a run that was made.
+func (p *produce) told(row string, round, attempt int, r *Result) {
+	disturbed := ""
+	if r.Disturbed {
+		disturbed = "  disturbed"
+	}
+	partitions := ""
+	if len(p.partitions) > 1 {
+		partitions = fmt.Sprintf("%d partitions  ", r.Workload.Partitions)
+	}
+	p.say("%-12s %sround %d/%d  %s records/s  p50 %s  p99 %s  steal %.1f %%  ready in %.2f s  read back %s%s",
+		row, partitions, round, p.rule.Runs, number(&r.RecordsPerSecond), micros(r.Latency.P50), micros(r.Latency.P99), r.Use.Steal, r.Target.Ready, r.Verify.State, disturbed)
+}
+
+// report prints and writes what was made; err is what ended it early.
+func (p *produce) report(table []Summary, results []*Result, err error) (int, error) {
+	f := p.file(results)
+	f.Table, f.Rule = table, p.rule
+	text := Markdown(table, results, f)
+	fmt.Fprintln(p.stdout, text)
+	if p.out != "" && len(results) > 0 {
+		err = errors.Join(err, f.Write(p.out))
+	}
+	// A table that was cut short does not replace one that was not.
+	if p.update != "" && err == nil {
+		err = UpdateSection(p.update, p.section, text)
+	}
+	if err != nil {
+		return exitFailed, err
+	}
+	return exitOf(results), nil
+}
