@@ -38,7 +38,8 @@ type Conn struct {
 	inFlight   int
 	unsent     int // bytes of memory in their replies
 
-	send    ring.Op
+	send    ring.Op // a read of what is to be sent, too
+	copying int     // the piece that it reads
 	sending bool
 	vector  *vector // what send sends, where that is several pieces
 

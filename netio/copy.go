@@ -1,0 +1,101 @@
+package netio
+
+import (
+	"math"
+
+	"github.com/millrace/millrace/ring"
+)
+
+// A range of a file goes out by ring.SendFile, or by a copy: it is read into memory of
+// the pool and sent from there, together with the memory before and behind it. What
+// is cheaper, and from which size on, is for [Paths] to say. A read of what is not in the
+// page cache is waited for by the ring and not by its thread.
+
+const (
+	// copyTurn is the most that one read copies, bytes. A longer range goes by several.
+	copyTurn = ring.SendFileTurn
+	// copiedMax is how much of an exchange may be copied and not sent, bytes, before no more is read.
+	copiedMax = 2 * copyTurn
+)
+
+// Paths is which way ranges of files take to their sockets.
+type Paths struct {
+	CopyMax   int64 // a range up to this goes by a copy, bytes
+	InlineMax int64 // a larger one up to this by the ring's thread, where it is in memory: ring.SendFileChooser
+}
+
+// DefaultPaths are those of a ring that has not been measured.
+var DefaultPaths = Paths{CopyMax: 16 << 10, InlineMax: math.MaxInt64}
+
+// SetPaths chooses how ranges of files are sent from now on; before that it is by DefaultPaths.
+func (s *Server) SetPaths(p Paths) {
+	s.copyMax = p.CopyMax
+	if io, ok := s.io.(ring.SendFileChooser); ok {
+		io.ChooseSendFile(p.InlineMax)
+	}
+}
+
+// copyNext begins to read the next range that goes by a copy, if the exchange at
+// the head has one before its next other range. It says no where there is none, or no memory.
+func (c *Conn) copyNext() bool {
+	s, x := c.srv, c.head
+	if x.files == 0 || x.copied >= copiedMax {
+		return false
+	}
+	for i := x.at; i < len(x.pieces); i++ {
+		p := &x.pieces[i]
+		if p.Mem != nil || p.Len == 0 {
+			continue
+		}
+		if i == x.at && x.off > 0 { // what has been sent of it is no part of it any more
+			p.Pos, p.Len, x.off = p.Pos+int64(x.off), p.Len-int64(x.off), 0
+		}
+		if p.Len > s.copyMax {
+			return false
+		}
+		b := s.io.Pool().Get(int(min(p.Len, copyTurn)))
+		if b == nil {
+			return false
+		}
+		c.copying = i
+		op := &c.send
+		*op = ring.Op{Code: ring.Read, FD: p.File, Off: p.Pos, Buf: b[:min(p.Len, copyTurn)], Done: op.Done}
+		s.io.Submit(op)
+		return true
+	}
+	return false
+}
+
+// copied puts what a read brought in the place of its range.
+func (c *Conn) copied(op *ring.Op) {
+	s, x, i, n := c.srv, c.head, c.copying, int64(op.Result)
+	if p := &x.pieces[i]; n < p.Len {
+		x.pieces = append(x.pieces, Piece{})
+		copy(x.pieces[i+1:], x.pieces[i:])
+		x.pieces[i+1].Pos += n
+		x.pieces[i+1].Len -= n
+	} else {
+		x.files--
+	}
+	x.pieces[i] = Piece{Mem: op.Buf[:n], pooled: true}
+	x.copied += int(n)
+	x.memory += int(n)
+	c.unsent += int(n)
+	s.unsent += int(n)
+	s.Stats.Read += uint64(n)
+}
+
+// uncopy gives the memory of a copy back. The kernel does not look at it any more.
+func (x *Exchange) uncopy(i int) {
+	p := &x.pieces[i]
+	if !p.pooled {
+		return
+	}
+	c, n := x.Conn, len(p.Mem)
+	x.copied -= n
+	x.memory -= n
+	c.unsent -= n
+	c.srv.unsent -= n
+	c.srv.io.Pool().Put(p.Mem)
+	*p = Piece{}
+}
