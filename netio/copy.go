@@ -18,6 +18,15 @@ const (
 	copiedMax = 2 * copyTurn
 )
 
+// ahead is what comes before the read of a range: a Prefetch, which costs next to nothing
+// where the range is in memory. Where it is not, a worker makes room for it and
+// asks the disk, for this range and no more. Else the read would do that, on the
+// ring's thread, and for as much as the kernel likes to read ahead: 8 MiB are 2 ms.
+type ahead struct {
+	op   ring.Op
+	next *ahead
+}
+
 // Paths is which way ranges of files take to their sockets.
 type Paths struct {
 	CopyMax   int64 // a range up to this goes by a copy, bytes
@@ -57,10 +66,17 @@ func (c *Conn) copyNext() bool {
 		if b == nil {
 			return false
 		}
-		c.copying = i
+		a := s.aheads
+		if a == nil {
+			a = new(ahead)
+		} else {
+			s.aheads = a.next
+		}
+		c.copying, c.ahead = i, a
 		op := &c.send
 		*op = ring.Op{Code: ring.Read, FD: p.File, Off: p.Pos, Buf: b[:min(p.Len, copyTurn)], Done: op.Done}
-		s.io.Submit(op)
+		a.op = ring.Op{Code: ring.Prefetch, FD: p.File, Off: p.Pos, Len: int64(len(op.Buf)), Next: op, Done: ignore{}}
+		s.io.Submit(&a.op)
 		return true
 	}
 	return false

@@ -237,6 +237,10 @@ func (d *sendDone) Complete(op *ring.Op) {
 		c.vector = nil
 		v.next, s.vectors = s.vectors, v
 	}
+	if a := c.ahead; a != nil {
+		c.ahead = nil
+		a.next, s.aheads = s.aheads, a
+	}
 	if op.Code == ring.Read && (c.closed || op.Result <= 0) {
 		s.io.Pool().Put(op.Buf)
 	}

@@ -68,6 +68,7 @@ type Server struct {
 	shortUntil int64   // memory for requests was short: see patience
 	free       *Exchange
 	vectors    *vector
+	aheads     *ahead
 	copyMax    int64 // see Paths
 	Stats      Stats
 

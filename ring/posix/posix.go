@@ -222,6 +222,12 @@ func (r *Ring) begin(op *ring.Op) {
 		r.read(op)
 	case ring.Write:
 		r.write(op)
+	case ring.Prefetch:
+		if host.Missing(op.FD, op.Off, min(op.Len, ring.PrefetchMax)) == 0 {
+			r.finish(op, 0)
+			return
+		}
+		r.punt(op)
 	case ring.Accept, ring.Recv:
 		r.receive(op)
 	case ring.Connect, ring.Send, ring.SendFile:
@@ -230,7 +236,7 @@ func (r *Ring) begin(op *ring.Op) {
 		r.finish(op, result(unix.Shutdown(int(op.FD), unix.SHUT_RDWR)))
 	case ring.Close:
 		r.closeFile(op)
-	default: // Sync, SyncRange, Prefetch, Forget, Allocate, Truncate, Task
+	default: // Sync, SyncRange, Forget, Allocate, Truncate, Task
 		r.punt(op)
 	}
 }
