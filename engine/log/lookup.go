@@ -13,9 +13,11 @@ import (
 const walkBlock = 4 << 10
 
 // lookup finds a place in a segment's files on a worker: by the index, then from
-// batch header to batch header. It is embedded in the Read or query that waits.
+// batch header to batch header. A query embeds one; for reads the core keeps some.
 type lookup struct {
 	op   ring.Op
+	work func() error // run
+	next *lookup      // free
 	log  *Log
 	seg  *segment
 	read *Read      // who waits:
@@ -36,6 +38,7 @@ type lookup struct {
 	from     int64 // position known to be right, or -1
 	ranges   int   // how many ranges of maxBytes to find
 	ended    int64 // offset at size
+	walker   walker
 
 	// What it found.
 	pos    int64
@@ -55,7 +58,13 @@ func (l *Log) startLookup(f *lookup) {
 		return
 	}
 	s := f.seg
-	f.host, f.fd, f.index, f.base = l.host(), s.fd, s.path(suffixIndex), s.base
+	f.host, f.fd, f.index, f.base = l.host(), s.fd, "", s.base
+	if f.from < 0 || f.time != nil {
+		f.index = s.path(suffixIndex)
+	}
+	if f.work == nil {
+		f.work = f.run
+	}
 	f.entries, f.times = -1, -1
 	f.size, f.ended = s.size, s.end
 	if l.tail.len() > 0 && l.tail.at(0).seg == s { // the rest is in memory
@@ -67,8 +76,32 @@ func (l *Log) startLookup(f *lookup) {
 	s.lease()
 	l.lookups++
 	l.core.stats.Lookups++
-	f.op = ring.Op{Code: ring.Task, Func: f.run, Done: f}
+	f.op = ring.Op{Code: ring.Task, Func: f.work, Done: f}
 	l.core.io.Submit(&f.op)
+}
+
+// lookupBlock is the largest block that a lookup keeps for the next one, bytes.
+const lookupBlock = 64 << 10
+
+// takeLookup is a lookup that nobody uses, all zero but its work and its walker's block.
+func (c *Core) takeLookup() *lookup {
+	f := c.lookups
+	if f == nil {
+		return new(lookup)
+	}
+	c.lookups = f.next
+	f.next = nil
+	return f
+}
+
+// putLookup gives it back. There are never more than there were reads at once.
+func (c *Core) putLookup(f *lookup) {
+	block := f.walker.block
+	if cap(block) > lookupBlock {
+		block = nil
+	}
+	*f = lookup{work: f.work, next: c.lookups, walker: walker{block: block[:0]}}
+	c.lookups = f
 }
 
 // run is the worker's part.
@@ -84,7 +117,8 @@ func (f *lookup) run() error {
 			return nil
 		}
 	}
-	w := walker{host: f.host, fd: f.fd, size: f.size, at: at}
+	w := &f.walker
+	*w = walker{host: f.host, fd: f.fd, size: f.size, at: at, block: w.block[:0]}
 	found := false
 	before := int64(-1)
 	for w.next() {
@@ -151,9 +185,11 @@ func (f *lookup) Complete(op *ring.Op) {
 			k := l.cursors.of(s, f.offset)
 			l.cursors.move(&k, s, f.ends[1].offset, f.ends[1].pos)
 			k.aheads = copy(k.ahead[:], f.ends[2:f.n])
+			l.forgetBehind(k)
 		}
 	}
 	l.unlease(s)
+	l.core.putLookup(f)
 	r.Done.ReadDone(r)
 	l.step()
 }

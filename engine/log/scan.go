@@ -375,7 +375,7 @@ func (w *walker) next() bool {
 // fill has the next n bytes in the block, or as many as the file has.
 func (w *walker) fill(n int) bool {
 	off := w.at - w.blocks
-	if w.block != nil && off >= 0 && off+int64(n) <= int64(len(w.block)) {
+	if len(w.block) > 0 && off >= 0 && off+int64(n) <= int64(len(w.block)) {
 		return true
 	}
 	want := walkBlock
