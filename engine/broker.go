@@ -3,6 +3,7 @@ package engine
 import (
 	"errors"
 	"fmt"
+	"math"
 	"net/netip"
 	"path/filepath"
 	"runtime"
@@ -64,6 +65,7 @@ type Broker struct {
 	edge    sync.RWMutex  // held by who posts to the cores from the edge
 	stopped chan struct{} // closed when no core is posted to or woken any more
 
+	paths      netio.Paths // of ranges of segments; core 0 measures them in its Setup
 	checkpoint shard.Timer
 	running    sync.WaitGroup
 }
@@ -194,12 +196,16 @@ func (b *Broker) Setup(core int, io ring.IO) error {
 	set := b.cfg.Set
 	l, c := b.loops[core], b.cores[core]
 	l.IO = io
+	if core == 0 { // before anything else is on the ring
+		b.choosePaths(io)
+	}
 	var err error
 	if c.Journal, err = b.files.NewCore(core, io); err != nil {
 		return err
 	}
 	c.Logs = log.NewCore(io, log.CoreConfig{
 		TailBytes: int(set.Int("tail.bytes")), Inline: set.Bool("append.inline"), Journal: c.Journal,
+		Readahead: set.Int("fetch.readahead.bytes"), DropBehind: set.Bool("fetch.drop.behind"),
 	})
 	c.SetupGroups()
 	l.AddSource(c.Logs)
@@ -207,6 +213,28 @@ func (b *Broker) Setup(core int, io ring.IO) error {
 	l.AfterStep(c.Journal.AfterStep) // last: the entries of all partitions that the step brought share one write
 	return nil
 }
+
+// choosePaths sets which way ranges of segments go, by fetch.path.
+func (b *Broker) choosePaths(io ring.IO) {
+	switch how := b.cfg.Set.String("fetch.path"); how {
+	case "copy":
+		b.paths = netio.Paths{CopyMax: math.MaxInt64, InlineMax: math.MaxInt64}
+	case "sendfile":
+		b.paths = netio.Paths{InlineMax: math.MaxInt64}
+	case "splice":
+		b.paths = netio.Paths{}
+	default:
+		var told string
+		var err error
+		if b.paths, told, err = netio.MeasurePaths(io, b.cfg.Set.String("log.dirs")); err != nil {
+			told = "not measured: " + err.Error()
+		}
+		b.cfg.Log("fetch.path=auto: %v (%s)", b.paths, told)
+	}
+}
+
+// FetchPaths is which way ranges of segments go. After Setup of core 0.
+func (b *Broker) FetchPaths() netio.Paths { return b.paths }
 
 // LimitConnections holds connections below max.connections: to what descriptors are left
 // for them. Before Start.
@@ -229,6 +257,7 @@ func (b *Broker) serve(c *api.Core) {
 		Open:      &b.open,
 		Log:       b.cfg.Log,
 	}, c)
+	c.Server.SetPaths(b.paths)
 	c.Loop.AddSource(c.Server)
 }
 

@@ -1,6 +1,7 @@
 package netio
 
 import (
+	"fmt"
 	"math"
 
 	"github.com/millrace/millrace/ring"
@@ -31,6 +32,31 @@ type ahead struct {
 type Paths struct {
 	CopyMax   int64 // a range up to this goes by a copy, bytes
 	InlineMax int64 // a larger one up to this by the ring's thread, where it is in memory: ring.SendFileChooser
+}
+
+// String says it in a few words.
+func (p Paths) String() string {
+	to := func(n int64) string {
+		if n == math.MaxInt64 {
+			return "any size"
+		}
+		return fmt.Sprintf("%d KiB", n>>10)
+	}
+	switch {
+	case p.CopyMax == math.MaxInt64:
+		return "copy"
+	case p.CopyMax == 0 && p.InlineMax == 0:
+		return "splice"
+	case p.InlineMax <= p.CopyMax:
+		return fmt.Sprintf("copy up to %s, splice above", to(p.CopyMax))
+	case p.InlineMax == math.MaxInt64 && p.CopyMax == 0:
+		return "sendfile"
+	case p.InlineMax == math.MaxInt64:
+		return fmt.Sprintf("copy up to %s, sendfile above", to(p.CopyMax))
+	case p.CopyMax == 0:
+		return fmt.Sprintf("sendfile up to %s, splice above", to(p.InlineMax))
+	}
+	return fmt.Sprintf("copy up to %s, sendfile up to %s, splice above", to(p.CopyMax), to(p.InlineMax))
 }
 
 // DefaultPaths are those of a ring that has not been measured.

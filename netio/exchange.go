@@ -239,6 +239,9 @@ func (d *sendDone) Complete(op *ring.Op) {
 	}
 	if a := c.ahead; a != nil {
 		c.ahead = nil
+		if a.op.Result > 0 {
+			s.Stats.ReadCold++
+		}
 		a.next, s.aheads = s.aheads, a
 	}
 	if op.Code == ring.Read && (c.closed || op.Result <= 0) {

@@ -104,6 +104,7 @@ type Stats struct {
 	Frames, BytesIn, BytesOut                  uint64
 	Copied                                     uint64 // bytes copied to put frames together or out of receive buffers
 	Read                                       uint64 // bytes of files that were sent by a copy
+	ReadCold                                   uint64 // reads for that of what was not in memory
 	Open                                       int
 }
 
