@@ -215,7 +215,7 @@ func (c *consume) phase(ctx context.Context, load *tailLoad, info TargetInfo, en
 			return r, err
 		}
 		total, steal = total+to.cpu.total-from.cpu.total, steal+to.cpu.steal-from.cpu.steal
-		if err := load.end(); err != nil {
+		if err := load.end(ctx); err != nil {
 			return r, err
 		}
 	}

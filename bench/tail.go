@@ -3,7 +3,6 @@ package bench
 import (
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -31,7 +30,9 @@ type tailLoad struct {
 	failed atomic.Pointer[error]
 
 	mu     sync.Mutex
-	from   time.Duration // records intended before are in no figure
+	from   time.Duration // what is measured: records intended in [from, until)
+	until  time.Duration
+	before int64 // in counts at begin
 	counts *hdrhistogram.Histogram
 	lag    *hdrhistogram.Histogram
 }
@@ -54,7 +55,7 @@ func startTail(address, topic string, rate int64, size, partitions int) (*tailLo
 	}
 	var ctx context.Context
 	ctx, t.cancel = context.WithCancel(context.Background())
-	t.start, t.from = time.Now(), time.Hour*1e4
+	t.start = time.Now()
 	t.counts, t.lag = newHistogram(), newHistogram()
 	t.all.Go(func() { t.produce(ctx) })
 	t.all.Go(func() { t.consume(ctx) })
@@ -76,7 +77,7 @@ func (t *tailLoad) produce(ctx context.Context) {
 		binary.BigEndian.PutUint64(value, uint64(at))
 		late := time.Since(t.start) - at
 		t.mu.Lock()
-		if at >= t.from {
+		if at >= t.from && at < t.until {
 			record(t.lag, late, 1)
 		}
 		t.mu.Unlock()
@@ -95,7 +96,7 @@ func (t *tailLoad) consume(ctx context.Context) {
 		})
 		t.mu.Lock()
 		fetches.EachRecord(func(r *kgo.Record) {
-			if at := time.Duration(binary.BigEndian.Uint64(r.Value)); at >= t.from {
+			if at := time.Duration(binary.BigEndian.Uint64(r.Value)); at >= t.from && at < t.until {
 				record(t.counts, now-at, 1)
 			}
 		})
@@ -103,37 +104,41 @@ func (t *tailLoad) consume(ctx context.Context) {
 	}
 }
 
-// begin measures from now on what should be sent from now on.
+// always is after every record.
+const always = time.Duration(1<<63 - 1)
+
+// begin measures what should be sent from now on.
 func (t *tailLoad) begin() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.from = time.Since(t.start)
+	t.from, t.until, t.before = time.Since(t.start), always, t.counts.TotalCount()
 }
 
-// end stops that, once all that should have been sent until now has had a second to arrive.
-func (t *tailLoad) end() error {
-	until := time.Since(t.start)
+// arriveMax is how long after the end of the measured time a record may still arrive.
+const arriveMax = 30 * time.Second
+
+// end stops that, once all of it has arrived.
+func (t *tailLoad) end(ctx context.Context) error {
 	t.mu.Lock()
-	from, before := t.from, t.counts.TotalCount()
+	t.until = time.Since(t.start)
+	want := t.schedule.Count(t.until) - t.schedule.Count(t.from)
 	t.mu.Unlock()
-	want := t.schedule.Count(until) - t.schedule.Count(from)
-	for give := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	for give := time.Now().Add(arriveMax); ; time.Sleep(5 * time.Millisecond) {
 		t.mu.Lock()
-		got := t.counts.TotalCount() - before
-		if got >= want-1 || time.Now().After(give) {
-			t.from = time.Hour * 1e4
-			t.mu.Unlock()
-			if got < 1 {
-				return errors.New("no record arrived")
-			}
-			break
-		}
+		got := t.counts.TotalCount() - t.before
 		t.mu.Unlock()
+		err := t.failed.Load()
+		switch {
+		case err != nil:
+			return *err
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case got >= want:
+			return nil
+		case time.Now().After(give):
+			return fmt.Errorf("%d of %d records have not arrived after %v", want-got, want, arriveMax)
+		}
 	}
-	if err := t.failed.Load(); err != nil {
-		return *err
-	}
-	return nil
 }
 
 // take returns what was measured since the last take.

@@ -40,6 +40,8 @@ func MeasurePaths(io ring.IO, dir string) (p Paths, told string, err error) {
 	if _, ok := io.(ring.SendFileChooser); !ok {
 		return DefaultPaths, "", errors.New("the ring has one way only")
 	}
+	before := *io.Stats()
+	defer func() { *io.Stats() = before }() // it is in no figure
 	h := io.Host()
 	path := filepath.Join(dir, measureName)
 	fd, err := h.Open(path, ring.Create)

@@ -75,6 +75,9 @@ const (
 	// Forget lets the kernel drop the pages of FD that lie in [Off, Off+Len) and
 	// that are clean and in nobody's hands. It makes no promise. Result 0.
 	Forget
+	// NoReadahead has the kernel read nothing ahead of what is read from FD from now
+	// on: Prefetch does. It takes effect in Submit. Result 0.
+	NoReadahead
 	// Allocate reserves [Off, Off+Len) of FD on the disk without changing
 	// its size. Result 0.
 	Allocate
@@ -110,7 +113,7 @@ const (
 	codeEnd
 )
 
-var codeNames = [...]string{"nop", "read", "write", "sync", "sync-range", "prefetch", "forget", "allocate", "truncate", "close",
+var codeNames = [...]string{"nop", "read", "write", "sync", "sync-range", "prefetch", "forget", "no-readahead", "allocate", "truncate", "close",
 	"accept", "connect", "recv", "send", "send-file", "shutdown", "task"}
 
 func (c Code) String() string {

@@ -12,6 +12,9 @@ import (
 // walkBlock is how much a walk over batch headers reads at a time, bytes.
 const walkBlock = 4 << 10
 
+// walkBlockCold is the same where the kernel reads nothing ahead, and nor do we.
+const walkBlockCold = 32 << 10
+
 // lookup finds a place in a segment's files on a worker: by the index, then from
 // batch header to batch header. A query embeds one; for reads the core keeps some.
 type lookup struct {
@@ -118,7 +121,10 @@ func (f *lookup) run() error {
 		}
 	}
 	w := &f.walker
-	*w = walker{host: f.host, fd: f.fd, size: f.size, at: at, block: w.block[:0]}
+	*w = walker{host: f.host, fd: f.fd, size: f.size, at: at, block: w.block[:0], step: walkBlock}
+	if f.from < 0 { // nothing has been read ahead for it
+		w.step = walkBlockCold
+	}
 	found := false
 	before := int64(-1)
 	for w.next() {

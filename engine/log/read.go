@@ -204,10 +204,14 @@ func (c *cursors) move(at **cursor, s *segment, offset, pos int64) {
 	k.seg, k.offset, k.pos, k.aheads = s, offset, pos, 0
 }
 
-// cross is the cursor of one who has read all that comes before s, moved to its start.
-func (c *cursors) cross(s *segment) *cursor {
-	for i := range c.all {
-		if k := &c.all[i]; k.seg != nil && k.offset == s.base && k.seg.base < s.base && k.pos == k.seg.size {
+// cross is the cursor of one who has read all that comes before s, moved to its start; nil
+// where there is none.
+func (l *Log) cross(s *segment) *cursor {
+	for i := range l.cursors.all {
+		if k := &l.cursors.all[i]; k.seg != nil && k.offset == s.base && k.seg.base < s.base && k.pos == k.seg.size {
+			if k.seg.open && !k.seg.removed {
+				l.forget(k, k.coldTo)
+			}
 			k.seg, k.pos, k.aheads = s, 0, 0
 			k.fetched, k.fetchedNext, k.coldFrom, k.coldTo = k.fetchedNext, 0, 0, 0
 			return k
@@ -226,10 +230,11 @@ func (c *cursors) forget() {
 // readFile finds a range of a segment's file.
 func (l *Log) readFile(r *Read) bool {
 	s := l.segmentOf(r.Offset)
+	l.tame(s)
 	limit := min(r.Limit, l.tail.start(l.logEnd))
 	k := l.cursors.of(s, r.Offset)
 	if k == nil && r.Offset == s.base {
-		k = l.cursors.cross(s)
+		k = l.cross(s)
 	}
 	if k != nil && k.aheads > 0 {
 		if e := k.ahead[0]; e.offset <= limit && e.pos-k.pos <= int64(r.MaxBytes) {
@@ -246,8 +251,11 @@ func (l *Log) readFile(r *Read) bool {
 	f.offset, f.limit, f.maxBytes, f.minOne = r.Offset, limit, r.MaxBytes, r.MinOne
 	f.from, f.ranges = -1, 1
 	if k != nil { // it reads on: look ahead for it, behind what is read ahead
-		f.from, f.ranges = k.pos, cursorsAhead
 		l.readAhead(k)
+		f.from, f.ranges = k.pos, cursorsAhead
+		if k.window > 0 { // no further than that: a search in what is cold waits for each batch
+			f.ranges = max(1, min(cursorsAhead, int(k.window/max(int64(r.MaxBytes), 1))))
+		}
 	}
 	l.startLookup(f)
 	return false

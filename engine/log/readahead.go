@@ -26,6 +26,24 @@ type aheadOp struct {
 	next   *aheadOp
 }
 
+// tame has the kernel read nothing ahead of reads of s's file. Else the core's own sends would
+// make it do so, on the core's thread, whenever they come to a page that the kernel has
+// marked for that: 8 MiB at once take 2 ms.
+func (l *Log) tame(s *segment) {
+	if s.tamed || l.core.readahead == 0 || !s.open {
+		return
+	}
+	op := l.core.takeAhead()
+	if op == nil { // the next read does it
+		return
+	}
+	s.tamed = true
+	op.Op = ring.Op{Code: ring.NoReadahead, FD: s.fd, Done: op}
+	op.seg = s
+	s.lease()
+	l.core.io.Submit(&op.Op)
+}
+
 // readAhead starts to read what k's reader will ask for next.
 func (l *Log) readAhead(k *cursor) {
 	c := l.core
@@ -95,8 +113,14 @@ func (c *Core) takeAhead() *aheadOp {
 // forgetBehind lets go of what k's reader has passed and nobody else is about to read:
 // no cursor is behind it, and it was not in memory before it was read ahead for k.
 func (l *Log) forgetBehind(k *cursor) {
-	to := min(k.pos-forgetGap, k.coldTo)
-	if !l.core.dropBehind || l.closing || l.cutting || to-k.coldFrom < forgetStep {
+	if to := min(k.pos-forgetGap, k.coldTo); to-k.coldFrom >= forgetStep {
+		l.forget(k, to)
+	}
+}
+
+// forget lets go of what was cold for k below to.
+func (l *Log) forget(k *cursor, to int64) {
+	if !l.core.dropBehind || l.closing || l.cutting || to <= k.coldFrom {
 		return
 	}
 	for i := range l.cursors.all {

@@ -332,6 +332,7 @@ type walker struct {
 	size  int64 // where to stop
 	at    int64 // the next batch
 	whole bool
+	step  int // how much to read at a time, where not whole
 
 	batch  record.Batch // the header at least; valid until the next call of next
 	pos    int64        // where it is
@@ -378,7 +379,7 @@ func (w *walker) fill(n int) bool {
 	if len(w.block) > 0 && off >= 0 && off+int64(n) <= int64(len(w.block)) {
 		return true
 	}
-	want := walkBlock
+	want := max(w.step, walkBlock)
 	if w.whole {
 		want = scanBlock
 	}

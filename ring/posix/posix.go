@@ -222,6 +222,8 @@ func (r *Ring) begin(op *ring.Op) {
 		r.read(op)
 	case ring.Write:
 		r.write(op)
+	case ring.NoReadahead:
+		r.finish(op, host.NoReadahead(op.FD))
 	case ring.Prefetch:
 		if host.Missing(op.FD, op.Off, min(op.Len, ring.PrefetchMax)) == 0 {
 			r.finish(op, 0)

@@ -127,7 +127,7 @@ func syncVerbs(r *rig) {
 	}
 }
 
-// Prefetch and Forget promise nothing, and change nothing.
+// Prefetch, Forget and NoReadahead promise nothing, and change nothing.
 func cacheVerbs(r *rig) {
 	fd, path := r.file()
 	data := r.noise(3<<20, 2)
@@ -141,6 +141,8 @@ func cacheVerbs(r *rig) {
 			}
 		}
 	}
+	r.do(ring.Op{Code: ring.NoReadahead, FD: fd}).want(0)
+	r.do(ring.Op{Code: ring.NoReadahead, FD: 1 << 20}).wantErr(syscall.EBADF)
 	r.do(ring.Op{Code: ring.Prefetch, FD: 1 << 20, Len: 100}).wantErr(syscall.EBADF)
 	r.do(ring.Op{Code: ring.Forget, FD: 1 << 20, Len: 100}).wantErr(syscall.EBADF)
 	r.do(ring.Op{Code: ring.Close, FD: fd}).want(0)

@@ -111,6 +111,9 @@ func (r *Ring) start(op *ring.Op) {
 		s.file = transfer{}
 		r.sendFile(i, s)
 		return
+	case ring.NoReadahead:
+		r.finish(op, host.NoReadahead(op.FD))
+		return
 	case ring.Prefetch:
 		missing := host.Missing(op.FD, op.Off, min(op.Len, ring.PrefetchMax))
 		if missing == 0 {

@@ -87,6 +87,15 @@ func read(fd ring.FD, off, n int64) bool {
 	return all == 1
 }
 
+// NoReadahead is posix_fadvise(2) with POSIX_FADV_RANDOM, which sets a flag of the open file and
+// nothing more: 0 or an errno.
+func NoReadahead(fd ring.FD) int32 {
+	if err := unix.Fadvise(int(fd), 0, 0, unix.FADV_RANDOM); err != nil {
+		return -int32(err.(unix.Errno))
+	}
+	return 0
+}
+
 // Advise is posix_fadvise(2) of [off, off+n), n above 0: 0 or an errno.
 func Advise(fd ring.FD, off, n int64, advice int) int32 {
 	if n <= 0 { // 0 would be "to the end"
