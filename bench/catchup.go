@@ -5,23 +5,23 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
-
-	"net/netip"
 
 	"golang.org/x/sys/unix"
 )
 
 // A catch-up reader takes one partition from an offset to another as fast as it gets it,
 // by Fetch version 4, and looks at the headers of batches only: the rest the kernel
-// throws away (MSG_TRUNC). It is a process of its own that yields to everything
-// else (SCHED_IDLE): what is measured is what the broker does to its other readers, and
-// not what two clients do to each other on one CPU.
+// throws away (MSG_TRUNC). It is a process of its own that yields to the other
+// clients (nice +10): what is measured is what the broker does to its other readers,
+// and not what two clients do to each other on one CPU.
 
 // catchUpName is the command by which this program runs as such a reader.
 const catchUpName = "catch-up"
@@ -55,8 +55,13 @@ func mainCatchUp(args []string) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	if err := unix.SchedSetAttr(0, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_IDLE}, 0); err != nil {
-		return 0, fmt.Errorf("SCHED_IDLE: %w", err)
+	runtime.LockOSThread() // it is the thread that gets the priority
+	nice, err := unix.Getpriority(unix.PRIO_PROCESS, 0)
+	if err == nil { // the system call answers 20 - nice
+		err = unix.Setpriority(unix.PRIO_PROCESS, 0, min(20-nice+10, 19))
+	}
+	if err != nil {
+		return 0, fmt.Errorf("priority: %w", err)
 	}
 	r := &catchUpReader{topic: args[1], buf: make([]byte, 4<<10)}
 	if r.fd, err = dialRaw(at); err != nil {
