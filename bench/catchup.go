@@ -58,7 +58,7 @@ func mainCatchUp(args []string) (int64, error) {
 	runtime.LockOSThread() // it is the thread that gets the priority
 	nice, err := unix.Getpriority(unix.PRIO_PROCESS, 0)
 	if err == nil { // the system call answers 20 - nice
-		err = unix.Setpriority(unix.PRIO_PROCESS, 0, min(20-nice+10, 19))
+		err = unix.SchedSetAttr(0, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_NORMAL, Nice: int32(min(20-nice+10, 19))}, 0)
 	}
 	if err != nil {
 		return 0, fmt.Errorf("priority: %w", err)

@@ -422,6 +422,7 @@ func TestFilePieces(t *testing.T) {
 		{name: "copied", len: 1000, copied: true},
 		{name: "copied in turns", len: fileBytes - 100, copied: true},
 		{name: "copied, short", faults: "(Read (every 2) short 10) (Send (every 3) short 7)", len: 1000, copied: true},
+		{name: "copied, not read ahead", faults: "(Prefetch (every 2) EIO)", len: fileBytes - 100, copied: true},
 		{name: "copied, empty", len: 0, copied: true},
 		{name: "copied, beyond the end", len: fileBytes, log: "a segment ended before the reply did", copied: true},
 		{name: "copied, unreadable", faults: "(Read (nth 2) EIO) (Read (nth 1) short 500)", len: 1000, log: "input/output error", copied: true},

@@ -60,7 +60,7 @@ func (p Paths) String() string {
 }
 
 // DefaultPaths are those of a ring that has not been measured.
-var DefaultPaths = Paths{CopyMax: 16 << 10, InlineMax: math.MaxInt64}
+var DefaultPaths = Paths{CopyMax: 128 << 10, InlineMax: 128 << 10}
 
 // SetPaths chooses how ranges of files are sent from now on; before that it is by DefaultPaths.
 func (s *Server) SetPaths(p Paths) {
@@ -71,10 +71,11 @@ func (s *Server) SetPaths(p Paths) {
 }
 
 // copyNext begins to read the next range that goes by a copy, if the exchange at
-// the head has one before its next other range. It says no where there is none, or no memory.
+// the head has one before its next other range. It says no where there is none, or no memory, and
+// where replies hold half as much as those who do not take theirs are closed for: see UnsentMax.
 func (c *Conn) copyNext() bool {
 	s, x := c.srv, c.head
-	if x.files == 0 || x.copied >= copiedMax {
+	if x.files == 0 || x.copied >= copiedMax || s.unsent >= s.cfg.UnsentMax/2 {
 		return false
 	}
 	for i := x.at; i < len(x.pieces); i++ {
@@ -106,6 +107,14 @@ func (c *Conn) copyNext() bool {
 		return true
 	}
 	return false
+}
+
+// readAlone is the read again, after what came before it has failed and taken the read with it.
+func (c *Conn) readAlone(a *ahead) {
+	s, op := c.srv, &c.send
+	a.next, s.aheads = s.aheads, a
+	*op = ring.Op{Code: ring.Read, FD: op.FD, Off: op.Off, Buf: op.Buf, Done: op.Done}
+	s.io.Submit(op)
 }
 
 // copied puts what a read brought in the place of its range.

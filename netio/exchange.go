@@ -239,6 +239,10 @@ func (d *sendDone) Complete(op *ring.Op) {
 	}
 	if a := c.ahead; a != nil {
 		c.ahead = nil
+		if a.op.Result < 0 && op.Result == -int32(syscall.ECANCELED) && !c.closed {
+			c.readAlone(a) // what makes no promise may fail
+			return
+		}
 		if a.op.Result > 0 {
 			s.Stats.ReadCold++
 		}

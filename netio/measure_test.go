@@ -64,14 +64,14 @@ func TestChoosePaths(t *testing.T) {
 		want                   Paths
 	}{
 		{"copies of small ranges", [4]int64{10, 30, 90, 350}, [4]int64{15, 35, 80, 300}, [4]int64{50, 60, 90, 400}, Paths{32 << 10, maxInt}},
-		{"always a copy", [4]int64{10, 30, 70, 250}, [4]int64{15, 35, 80, 300}, [4]int64{50, 60, 90, 400}, Paths{maxInt, maxInt}},
-		{"never a copy", [4]int64{20, 30, 90, 350}, [4]int64{15, 35, 80, 300}, [4]int64{50, 60, 90, 200}, Paths{0, 128 << 10}},
+		{"always a copy", [4]int64{10, 30, 70, 320}, [4]int64{15, 35, 80, 300}, [4]int64{50, 60, 90, 400}, Paths{maxInt, maxInt}},
+		{"never a copy", [4]int64{20, 30, 70, 350}, [4]int64{15, 35, 80, 300}, [4]int64{50, 60, 90, 200}, Paths{0, 128 << 10}},
 		{"always a splice", [4]int64{20, 70, 90, 350}, [4]int64{15, 65, 80, 300}, [4]int64{10, 60, 70, 200}, Paths{0, 0}},
 	} {
 		m := &measure{}
 		for way, all := range [][4]int64{c.copy, c.sendfile, c.splice} {
 			for size, took := range all {
-				m.took[way][size] = []int64{took * 1000}
+				m.took[way][size] = []int64{took * 3000, took * 1000, took * 2000}
 			}
 		}
 		if p, told := m.choose(); p != c.want || told == "" {

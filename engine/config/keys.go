@@ -84,7 +84,7 @@ var brokerKeys = []Key{
 	num("tail.bytes", Long, 128<<20, 1<<20, 1<<35, "Memory for recent batches on each core, from which consumers at the end of a log are served; at most half of memory.bytes."),
 	num("memory.bytes", Long, 512<<20, 64<<20, 1<<36, "Address space for buffers on each core: requests, replies and the tail. Pages are used as they are needed."),
 	str("fetch.path", "auto", "How what is not in the memory tail goes to a consumer. copy: read into memory, and sent from there; sendfile: by the core's own sendfile where it is in the page cache, else as splice; splice: away from the core, by linked splices or a worker thread; auto: by size, as measured at the start. None makes the core wait for the disk.", "auto", "copy", "sendfile", "splice"),
-	num("fetch.readahead.bytes", Int, 4<<20, 0, 1<<30, "How far a segment is read ahead into the page cache for a consumer that reads it on and on, bytes; 0: not."),
+	num("fetch.readahead.bytes", Int, 1<<20, 0, 1<<30, "How far a segment is read ahead into the page cache for a consumer that reads it on and on, bytes; 0: as the kernel does by itself, at times on a core."),
 	boolean("fetch.drop.behind", false, "Let the page cache drop what was read ahead for one consumer alone once it has passed it."),
 	boolean("append.inline", true, "Write segments by a system call of the core instead of through the ring."),
 	boolean("validate.compressed", true, "Look into compressed batches before they are accepted, as Kafka does."),
