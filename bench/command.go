@@ -20,7 +20,7 @@ const (
 	exitUsage  = 2
 )
 
-const usage = `usage: millrace bench produce|consume|powerloss|disk [flags]
+const usage = `usage: millrace bench produce|consume|powerloss|disk|trace [flags]
 
   produce   send records at a fixed rate (or as fast as they are acknowledged) and
             measure from the time each should have been sent; then read all back
@@ -32,6 +32,8 @@ const usage = `usage: millrace bench produce|consume|powerloss|disk [flags]
             forgets what was not synced; restart it; count what was acknowledged and is gone
   disk      measure what a durable write costs on the disk under a directory, and say
             whether a flush reaches it
+  trace     show where the produce requests of a running broker spend their time, stage by
+            stage, and the slowest of them one by one
 
 Run one of them with -h for its flags.
 `
@@ -51,7 +53,7 @@ func Main(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stdout, n)
 		return exitOK
 	}
-	if len(args) == 0 || args[0] != "produce" && args[0] != "consume" && args[0] != "disk" {
+	if len(args) == 0 || args[0] != "produce" && args[0] != "consume" && args[0] != "disk" && args[0] != "trace" {
 		fmt.Fprint(stderr, usage)
 		if len(args) > 0 && (args[0] == "-h" || args[0] == "--help" || args[0] == "help") {
 			return exitOK
@@ -81,6 +83,9 @@ func Main(args []string, stdout, stderr io.Writer) int {
 
 // parseCommand turns a command line into what it asks for.
 func parseCommand(args []string, stdout, stderr io.Writer) (func(context.Context) (int, error), error) {
+	if args[0] == "trace" {
+		return func(ctx context.Context) (int, error) { return mainTrace(ctx, args[1:], stdout, stderr) }, nil
+	}
 	if args[0] == "disk" {
 		c, err := parseDiskCommand(args[1:], stderr)
 		if err != nil {

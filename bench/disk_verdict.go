@@ -122,10 +122,7 @@ func flushVerdict(f DiskFile) []string {
 // speedVerdict asks whether a sync takes as long as a medium would.
 func speedVerdict(f DiskFile) string {
 	d := f.Machine.Disk
-	r := find(f.Rows, WayDSync, PlaceOverwrite, 4<<10, 1)
-	if r == nil {
-		r = find(f.Rows, WayBuffered, PlaceOverwrite, 4<<10, 1)
-	}
+	r := f.durableRow()
 	p50 := median(r)
 	if p50 == nil {
 		return "speed: too few samples of a 4 KiB write to judge it"

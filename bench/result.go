@@ -99,8 +99,8 @@ func (r *Result) judge() {
 	if p := r.Lag.P99; p != nil && r.Latency.P99 != nil && *p > *r.Latency.P99/2 {
 		r.note("the generator itself was late (p99 %s): much of the latency is the client's", micros(p))
 	}
-	if o := r.Use.OthersCPU; o != nil && *o > othersMax*r.Seconds {
-		r.note("other programs, or the kernel for all, used more than %.1f CPUs meanwhile", othersMax)
+	if o := r.Use.OthersCPU; o != nil && *o > OthersMax*r.Seconds {
+		r.note("other programs, or the kernel for all, used more than %.1f CPUs meanwhile", OthersMax)
 	}
 	if s := r.Seconds; s > 0 && r.Use.ClientCPU/s > 0.9*float64(clientCPUs()) {
 		r.note("the generator used %.2f CPUs: the client may be what is measured", r.Use.ClientCPU/s)

@@ -30,8 +30,8 @@ type Use struct {
 	DiskBytes   *int64   `json:"diskBytesWritten,omitempty"`
 }
 
-// othersMax is how many CPUs other programs may use before the result says so.
-const othersMax = 0.2
+// OthersMax is how many CPUs other programs may use during a run before its result says so.
+const OthersMax = 0.2
 
 // tick is the kernel's unit of CPU time: USER_HZ is 100 on every Linux that Go
 // runs on.

@@ -64,13 +64,19 @@ type Broker struct {
 	edge    sync.RWMutex  // held by who posts to the cores from the edge
 	stopped chan struct{} // closed when no core is posted to or woken any more
 
-	paths      netio.Paths // of ranges of segments; core 0 measures them in its Setup
-	checkpoint shard.Timer
-	running    sync.WaitGroup
+	paths        netio.Paths // of ranges of segments; core 0 measures them in its Setup
+	checkpoint   shard.Timer
+	checkpointed int64 // when the last one was due, ring's clock
+	running      sync.WaitGroup
 }
 
-// checkpointEvery is how often recovery points and the like are written down, ns.
-const checkpointEvery = 30e9
+// Recovery points and the like are written down after checkpointBytes of records, looked at each
+// checkpointLook, and at least each checkpointEvery, ns.
+const (
+	checkpointBytes = 256 << 20
+	checkpointLook  = 1e9
+	checkpointEvery = 30e9
+)
 
 // Open locks the log directory, recovers what is in it and reads the metadata. It
 // blocks; nothing runs yet. When it returns an error nothing is left open.
@@ -270,14 +276,25 @@ func (b *Broker) Boot(done func(error)) {
 
 func (b *Broker) setCheckpointTimer() {
 	l := b.loops[0]
-	l.SetTimer(&b.checkpoint, l.IO.Now()+checkpointEvery, b)
+	l.SetTimer(&b.checkpoint, l.IO.Now()+checkpointLook, b)
 }
 
-// Fire writes the checkpoints.
-func (b *Broker) Fire(int64) {
-	b.runOnCore0(b.dir.Checkpoint, func(err error) {
+// Fire writes the checkpoints, where they are due.
+func (b *Broker) Fire(now int64) {
+	bytes := int64(checkpointBytes)
+	if now-b.checkpointed >= checkpointEvery {
+		bytes = 0
+	}
+	done := false
+	b.runOnCore0(func() (err error) {
+		done, err = b.dir.CheckpointDue(bytes)
+		return err
+	}, func(err error) {
 		if err != nil {
 			b.cfg.Log("checkpoint: %v", err)
+		}
+		if done {
+			b.checkpointed = now
 		}
 		b.setCheckpointTimer()
 	})
@@ -433,40 +450,18 @@ func resolve(cfg *config.Broker, set map[string]string) log.Config {
 	return c
 }
 
-// resolveFlush chooses the flush policy. A topic's own flush.policy wins. Without
-// one, flush.messages and flush.ms keep Kafka's promise: flush.messages=1 is
-// satisfied by any synchronous policy and chooses write where the broker's is not
-// one; other values make os an interval.
+// resolveFlush chooses the flush policy and its bounds.
 func resolveFlush(cfg *config.Broker, set map[string]string, c *log.Config) {
-	parse := func(s string) log.Policy {
-		p, err := log.ParsePolicy(s)
-		if err != nil {
-			panic("BUG: engine: " + err.Error())
-		}
-		return p
+	name, source := cfg.Topic(set, "flush.policy")
+	policy, err := log.ParsePolicy(name)
+	if err != nil {
+		panic("BUG: engine: " + err.Error())
 	}
-	messages, ms := cfg.TopicInt(set, "flush.messages"), cfg.TopicInt(set, "flush.ms")
-	own, has := set["flush.policy"]
-	broker := parse(cfg.String("flush.policy"))
-	if has {
-		c.Policy = log.ResolvePolicy(parse(own), true, broker, messages)
-	} else {
-		c.Policy = log.ResolvePolicy(0, false, broker, messages)
-		if c.Policy == log.OS && (messages != log.Never || ms != log.Never) {
-			c.Policy = log.Interval
-			c.FlushMessages, c.FlushMs, c.FlushBytes = messages, ms, log.Never
-			return
-		}
-	}
-	if c.Policy == log.Interval {
-		c.FlushMessages, c.FlushMs, c.FlushBytes = messages, ms, cfg.TopicInt(set, "flush.bytes")
-		if messages == log.Never {
-			c.FlushMessages = cfg.Int("flush.messages")
-		}
-		if ms == log.Never {
-			c.FlushMs = cfg.Int("flush.ms")
-		}
-	}
+	c.Policy, c.FlushMs, c.FlushMessages, c.FlushBytes = log.FlushSettings{
+		Policy: policy, Own: source == config.FromTopic,
+		Ms: cfg.TopicInt(set, "flush.ms"), Messages: cfg.TopicInt(set, "flush.messages"), Bytes: cfg.TopicInt(set, "flush.bytes"),
+		BrokerMs: cfg.Int("flush.ms"), BrokerMessages: cfg.Int("flush.messages"),
+	}.Resolve()
 }
 
 func listed(list, want string) bool {

@@ -23,6 +23,7 @@ type CoreStats struct {
 	Journal                  journal.Stats
 	JournalUsed, JournalSize int64
 	Ring                     ring.Stats
+	Clock                    int64 // the ring's, ns, at the copy
 	Steps                    uint64
 	TailBytes                int
 	PoolUsed                 int
@@ -63,7 +64,7 @@ func (b *Broker) askStats(answered chan<- CoreStats) (n int) {
 		if c.Loop.Post(api.Func(c, func(c *api.Core) {
 			io := c.Loop.IO
 			s := CoreStats{
-				Core: i, Backend: io.Name(), API: *c.Metrics, Logs: *c.Logs.Stats(), Journal: *c.Journal.Stats(), JournalUsed: c.Journal.Used(), JournalSize: c.Journal.Bytes(), Ring: *io.Stats(),
+				Core: i, Backend: io.Name(), API: *c.Metrics, Logs: *c.Logs.Stats(), Journal: *c.Journal.Stats(), JournalUsed: c.Journal.Used(), JournalSize: c.Journal.Bytes(), Ring: *io.Stats(), Clock: io.Stamp(),
 				Steps: c.Loop.Steps, TailBytes: c.Logs.TailBytes(), PoolUsed: io.Pool().Used(), PoolSize: io.Pool().Size(),
 				Partitions: len(c.Partitions()),
 			}

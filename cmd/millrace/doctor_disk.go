@@ -3,10 +3,12 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 
+	"github.com/millrace/millrace/bench"
 	"golang.org/x/sys/unix"
 )
 
@@ -85,7 +87,32 @@ func (m machine) storage(data string) []check {
 	if ok {
 		checks = append(checks, m.disk(on)...)
 	}
-	return checks
+	return append(checks, measuredDisk(dir))
+}
+
+// measuredDisk is what bench disk found out in the directory, where it was run.
+func measuredDisk(dir string) check {
+	const name = "flushes"
+	path := filepath.Join(dir, "disk.json")
+	f, err := bench.ReadDiskFile(path)
+	if err != nil {
+		found := "not measured: no " + path
+		if !errors.Is(err, fs.ErrNotExist) {
+			found = err.Error()
+		}
+		return check{name, statusOK, found, "whether a flush reaches the disk, as far as that can be told: millrace bench disk --dir " + dir}
+	}
+	if now := bench.ReadMachine(dir).Disk.Device; now != f.Machine.Disk.Device {
+		return check{name, statusWarn, fmt.Sprintf("%s was measured on %s, and the directory is on %s now", path, word(f.Machine.Disk.Device), word(now)),
+			"measure again: millrace bench disk --dir " + dir}
+	}
+	j := f.Judge()
+	found := fmt.Sprintf("%s (%s)", j.Reason, j.Started.Local().Format("2006-01-02"))
+	if line := f.ChoiceLine(); line != "" {
+		found += "; " + line
+	}
+	return judge(name, found, j.Trust != bench.TrustNone && j.Trust != bench.TrustDoubtful, statusWarn,
+		"what is acknowledged as on disk may not outlive a power loss here, whatever flush.policy says")
 }
 
 func judgeFileSystem(on mount) check {

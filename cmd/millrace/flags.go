@@ -7,6 +7,7 @@ import (
 	"io"
 	"strings"
 	"text/tabwriter"
+	"unicode/utf8"
 )
 
 // flags is a flag.FlagSet with one-letter aliases, with operands anywhere
@@ -124,7 +125,7 @@ func wrap(text string, width int) string {
 	for i, word := range strings.Fields(text) {
 		switch {
 		case i == 0:
-		case column+1+len(word) > width:
+		case column+1+utf8.RuneCountInString(word) > width:
 			b.WriteByte('\n')
 			column = 0
 		default:
@@ -132,7 +133,7 @@ func wrap(text string, width int) string {
 			column++
 		}
 		b.WriteString(word)
-		column += len(word)
+		column += utf8.RuneCountInString(word)
 	}
 	return b.String()
 }

@@ -27,6 +27,11 @@ func toldOffsets(ctx context.Context, cl *kgo.Client, spots []spot) (map[spot]wi
 	if len(spots) == 0 {
 		return nil, nil
 	}
+	return readTold(spots, cl.RequestSharded(ctx, logDirsRequest(spots)))
+}
+
+// logDirsRequest asks for partitions.
+func logDirsRequest(spots []spot) *kmsg.DescribeLogDirsRequest {
 	q := kmsg.NewPtrDescribeLogDirsRequest()
 	at := map[string]int{}
 	for _, s := range spots {
@@ -38,7 +43,7 @@ func toldOffsets(ctx context.Context, cl *kgo.Client, spots []spot) (map[spot]wi
 		}
 		q.Topics[i].Partitions = append(q.Topics[i].Partitions, s.partition)
 	}
-	return readTold(spots, cl.RequestSharded(ctx, q))
+	return q
 }
 
 // readTold reads the answers.

@@ -54,6 +54,9 @@ func commands() []command {
 			{name: "dump", short: "print segments, indexes and snapshots", run: logDump},
 			{name: "verify", short: "check a data directory for damage", run: logVerify},
 		}},
+		{name: "explain", short: "say what a setting means, with figures of this broker", below: []command{
+			{name: "durability", short: "what each fault takes from a topic, and what each policy costs", run: explainDurability},
+		}},
 		{name: "bench", short: "measure disks, durability settings and brokers", main: runBench},
 		{name: "doctor", short: "say what this machine allows and what would be faster", run: doctor},
 		{name: "version", short: "print the version and what is built in", run: version},

@@ -28,6 +28,7 @@ func TestCommands(t *testing.T) {
 		{"group", commandGroup},
 		{"reset", commandReset},
 		{"log", commandLog},
+		{"explain", commandExplain},
 		{"bench", commandBench},
 		{"machine", commandMachine},
 		{"mistakes", commandMistakes},

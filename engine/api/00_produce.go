@@ -13,6 +13,7 @@ import (
 	"unsafe"
 
 	"github.com/millrace/millrace/engine/log"
+	"github.com/millrace/millrace/engine/metrics"
 	"github.com/millrace/millrace/engine/record"
 	"github.com/millrace/millrace/engine/replica"
 	"github.com/millrace/millrace/engine/shard"
@@ -29,7 +30,10 @@ type produceCall struct {
 	parts []producePart
 	legs  []produceLeg // by core
 	left  int          // legs under way
+	last  *produceLeg  // that ended last; nil: no partition was found
 	begin int64        // the ring's clock
+	size  int          // bytes of the request
+	flown metrics.Request
 	wait  shard.Waiter
 	next  *produceCall // free; or the connection's next that waits for a credit
 }
@@ -57,6 +61,8 @@ type produceLeg struct {
 	left    int  // parts under way
 	any     bool // there are parts
 	parking bool // a part waits to be appended, and looks into the frame
+	started int64
+	last    *producePart // that ended last
 	done    produceLegDone
 }
 
@@ -76,7 +82,7 @@ func (c *Core) produce(x *netio.Exchange, h wire.Header, body []byte) {
 	} else {
 		c.freeCalls, p.next = p.next, nil
 	}
-	p.core, p.x, p.h, p.begin = c, x, h, c.Loop.IO.Now()
+	p.core, p.x, p.h, p.begin, p.size, p.last = c, x, h, c.Loop.IO.Now(), len(x.Frame), nil
 	c.producing++
 	if err := p.req.Parse(h.Version, body); err != nil {
 		p.fail("Produce version %d: %v", h.Version, err)
@@ -91,6 +97,7 @@ func (c *Core) produce(x *netio.Exchange, h wire.Header, body []byte) {
 		return
 	}
 	p.resolve()
+	p.flown.Stamps[metrics.Decoded] = c.Loop.IO.Stamp()
 	// A connection's requests are appended in their order: who comes behind one that
 	// waits for a credit waits too.
 	if k, ok := x.Conn.User.(*conn); ok && k.first != nil {
@@ -262,6 +269,7 @@ func (l *produceLeg) Deliver(*shard.Loop) { l.run() }
 
 func (l *produceLeg) run() {
 	c, p := l.owner, l.call
+	l.started, l.last = c.Loop.IO.Stamp(), nil
 	l.left++ // this function: parts may end before it does
 	for i := range p.parts {
 		part := &p.parts[i]
@@ -278,7 +286,10 @@ func (l *produceLeg) run() {
 }
 
 // Produced is replica.Produced's.
-func (part *producePart) Produced(*replica.Produce) { part.leg.partEnded() }
+func (part *producePart) Produced(*replica.Produce) {
+	part.leg.last = part
+	part.leg.partEnded()
+}
 
 func (l *produceLeg) partEnded() {
 	if l.left--; l.left > 0 {
@@ -286,6 +297,7 @@ func (l *produceLeg) partEnded() {
 	}
 	home := l.call.core
 	if home == l.owner {
+		l.call.last = l
 		l.call.legEnded()
 	} else {
 		l.owner.Loop.Reply(home.Loop.ID, &l.done)
@@ -295,6 +307,7 @@ func (l *produceLeg) partEnded() {
 // Deliver is a leg's end, at home.
 func (d *produceLegDone) Deliver(at *shard.Loop) {
 	at.Credit(d.leg.owner.Loop.ID)
+	d.leg.call.last = d.leg
 	d.leg.call.legEnded()
 }
 
@@ -385,9 +398,27 @@ func (p *produceCall) reply() {
 		panic("BUG: api: produce: the reply outgrew its buffer")
 	}
 	wire.PutSize(b, 0)
-	c.Metrics.ProduceTime.Record(c.Loop.IO.Stamp() - p.begin)
+	now := c.Loop.IO.Stamp()
+	c.Metrics.ProduceTime.Record(now - p.begin)
+	p.fly(now)
 	x.Reply(append(x.Pieces(), netio.Piece{Mem: b}), head, nil)
 	p.recycle()
+}
+
+// fly tells the flight recorder of a request that is answered without an error.
+func (p *produceCall) fly(now int64) {
+	if p.last == nil || p.last.last == nil || p.last.last.Code != 0 {
+		return
+	}
+	l := p.last
+	part := l.last
+	f := &p.flown
+	f.Topic, f.Partition, f.Parts, f.Bytes = part.topic.Name, part.partition, int32(len(p.parts)), int64(p.size)
+	f.Core, f.Owner = p.core.Loop.ID, l.owner.Loop.ID
+	s := &f.Stamps
+	s[metrics.Received], s[metrics.Started], s[metrics.Appended] = p.begin, l.started, part.Appended
+	s[metrics.Submitted], s[metrics.Flushed], s[metrics.Acknowledged], s[metrics.Replied] = part.Submitted, part.Flushed, part.Acknowledged, now
+	p.core.Metrics.Flight.Record(f)
 }
 
 // badBytes says that what the client sent is no batch that we could ever take. A

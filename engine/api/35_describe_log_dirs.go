@@ -7,6 +7,8 @@ package api
 // clients that do not know them skip (docs/status.md): 10001 flushed, 10002 high
 // watermark, 10003 log start, 10004 log end; int64, big endian. The log end
 // is read last: flushed and the high watermark are not above the one told beside them.
+// Flushed is read after the high watermark, which follows it under a synchronous policy: what is
+// acknowledged there is not told as if it were off disk.
 
 import (
 	"slices"
@@ -18,11 +20,12 @@ import (
 
 func init() { handlers[wire.KeyDescribeLogDirs] = describeLogDirs }
 
-// offsetsOf reads the log end last: the others only grow towards it.
+// offsetsOf reads the log end last: the others only grow towards it; and flushed after
+// the high watermark: what is acknowledged and on disk must not look as if it were not.
 func offsetsOf(p *log.Published) (o wire.LogDirOffsets) {
 	o.LogStart = p.LogStart.Load()
-	o.Flushed = p.Flushed.Load()
 	o.HighWatermark = p.HighWatermark.Load()
+	o.Flushed = p.Flushed.Load()
 	o.LogEnd = p.LogEnd.Load()
 	return o
 }

@@ -24,6 +24,7 @@ type Stats struct {
 	Entries uint64
 	Cuts    uint64            // cuts that ended
 	Waits   uint64            // times that a frame waited for a cut
+	Asides  uint64            // times that what fenced partitions keep was copied out of the way
 	Write   metrics.Histogram // from its submission to its completion
 }
 
@@ -57,6 +58,7 @@ type Core struct {
 	full    bool // somebody was told so
 	onRoom  []func()
 
+	aside  asideOp
 	zero   zeroOp
 	zeroes []byte
 	zeroed int64 // of the file, from its start
@@ -106,7 +108,7 @@ type zeroOp struct {
 // newCore makes the journal at work on a file. The memory comes out of io's pool.
 func newCore(io ring.IO, path string, fd ring.FD, size int64, id [16]byte, generation uint64, zeroed bool) (*Core, error) {
 	c := &Core{io: io, path: path, fd: fd, size: size, id: id, gen: generation, prev: -1}
-	c.frame.core, c.zero.core = c, c
+	c.frame.core, c.zero.core, c.aside.core = c, c, c
 	stage := int(min(frameMax, size/8)) &^ (blockSize - 1)
 	c.stage = io.Pool().Get(stage)
 	c.zeroes = io.Pool().Get(int(min(zeroPiece, size)))
@@ -169,6 +171,7 @@ func (c *Core) AfterStep() (again bool) {
 	if c.stalled {
 		c.round()
 	}
+	c.kickAside()
 	c.kick()
 	c.kickZero()
 	return false
@@ -186,11 +189,7 @@ func (c *Core) kick() {
 // write writes a frame with first and what follows it in the queue; nil: with nothing.
 func (c *Core) write(first *Entry) {
 	f := &c.frame
-	entries, size := 0, headerSize
-	for e := first; e != nil && size+rowSize+e.Size <= len(c.stage); e = e.next {
-		size += rowSize + e.Size
-		entries++
-	}
+	entries, size := c.compose(first)
 	at, whole := c.head, int64(padded(size))
 	if left := c.size - at%c.size; left < whole {
 		at += left // not in two parts: on from the start of the file
@@ -227,12 +226,37 @@ func (c *Core) write(first *Entry) {
 		c.hold(e, at)
 		c.flight.push(e)
 	}
+	f.began = c.io.Stamp()
+	for e := c.flight.first; e != nil; e = e.next {
+		e.Began = f.began
+	}
 	clear(c.stage[size:whole])
 	putHeader(c.stage, c.id, c.gen, header{at: at, prev: c.prev, start: c.tail, entries: entries, size: size})
-	f.busy, f.at, f.size, f.began, f.start = true, at, int(whole), c.io.Now(), c.tail
+	f.busy, f.at, f.size, f.start = true, at, int(whole), c.tail
 	c.head, c.prev = at+whole, at
 	c.stats.Entries += uint64(entries)
 	f.write(0)
+}
+
+// compose says how many entries from first on go into one frame, and how large it is. What they
+// leave free is for what their partitions have appended since.
+func (c *Core) compose(first *Entry) (entries, size int) {
+	size = headerSize
+	for e := first; e != nil && size+rowSize+e.Size <= len(c.stage); e = e.next {
+		size += rowSize + e.Size
+		entries++
+	}
+	e := first
+	for range entries {
+		had, free := e.Size, len(c.stage)-size
+		e.Done.Grow(e, free)
+		if e.Size < had || e.Size > had+free {
+			panic(fmt.Sprintf("BUG: journal %s: entry at offset %d grew from %d to %d bytes, with %d free", c.path, e.Base, had, e.Size, free))
+		}
+		size += e.Size - had
+		e = e.next
+	}
+	return entries, size
 }
 
 // hold notes what e's partition needs from the frame at a position on.
@@ -243,7 +267,7 @@ func (c *Core) hold(e *Entry, at int64) {
 	} else if c.cutting && s.later < 0 {
 		s.later = at
 	}
-	s.last = e.End
+	s.last, s.lastAt = e.End, at
 }
 
 // write writes the frame from byte `from` on.

@@ -63,7 +63,7 @@ func (c *Core) Cut(s *Stake, offset int64) {
 	}
 }
 
-// Fence: the partition's part stays where it is, and nobody waits for it.
+// Fence: nobody waits for the partition. What it has here is copied out of the way by the next cut.
 func (c *Core) Fence(s *Stake) {
 	s.fenced = true
 	c.served(s)
@@ -72,7 +72,7 @@ func (c *Core) Fence(s *Stake) {
 // cut begins a cut when half of the file is in use, goes on with one, and ends it.
 func (c *Core) cut() {
 	if !c.cutting {
-		// What fenced partitions keep is in use for ever: a cut begins when there is
+		// What fenced partitions keep may be in use for long: a cut begins when there is
 		// something new.
 		if c.Used() < c.size/2 || c.head-c.mark < c.size/8 {
 			return
@@ -117,7 +117,17 @@ func (c *Core) begin() {
 func (c *Core) end() {
 	c.cutting = false
 	c.stats.Cuts++
+	c.toAsk = nil
+	c.free()
+	c.aside.due = c.pinned()
+}
+
+// free moves the tail to the oldest frame that is needed.
+func (c *Core) free() {
 	tail := c.head
+	if c.aside.busy {
+		tail = c.aside.part.from
+	}
 	for _, s := range c.stakes {
 		if s.first >= 0 {
 			tail = min(tail, s.first)
@@ -127,7 +137,6 @@ func (c *Core) end() {
 		panic(fmt.Sprintf("BUG: journal %s: tail %d -> %d", c.path, c.tail, tail))
 	}
 	c.tail = tail
-	c.toAsk = nil
 	if c.full && !c.Full() {
 		for _, f := range c.onRoom {
 			f()

@@ -57,6 +57,10 @@
 //	           every old frame is void -> [journal-checkpoint in the directory of logs] -> the first
 //	           frame. All that the old generation held is synced in the partitions' files before
 //	           the first of these steps, so a crash between any two replays what is there already, or nothing.
+//	aside      what fenced partitions keep through a cut is copied: [core-N....aside.tmp, synced] -> [rename] ->
+//	           [SyncDir] -> the frames may be overwritten. Until then the journal has them, and a replay
+//	           that meets them twice passes over what the partition has by then. A file that is
+//	           there is whole; it belongs to one generation, and is removed once the next has begun.
 //	close      [every log is closed cleanly] -> [journal.properties: empty] -> [journal-checkpoint: empty].
 //	           After a crash in between, the files are as they would be after a crash before.
 //
@@ -68,5 +72,6 @@
 // When half of the file is in use, every partition that has something there is asked to
 // make it durable in its own files, a few at a time, more as room grows short; when all have,
 // everything before the point where that began is free. A partition that is fenced never
-// does, and keeps what it has there.
+// does: after a cut the frames that it keeps from being overwritten are copied to a file beside
+// the journal, once, by a worker, and are replayed from there.
 package journal

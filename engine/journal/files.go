@@ -70,6 +70,7 @@ type Report struct {
 	Nanos   int64
 
 	Predicted int64 // ns that it was thought to take
+	total     int64 // bytes of the files
 }
 
 func (r *Report) String() string {
@@ -204,7 +205,10 @@ func (f *Files) Begin() error {
 	if err := f.write(f.cfg.Dir, metaName, m); err != nil {
 		return err
 	}
-	return f.write(f.cfg.LogDir, recordName, m)
+	if err := f.write(f.cfg.LogDir, recordName, m); err != nil {
+		return err
+	}
+	return f.removeAsides()
 }
 
 // openFile opens a core's file, past the page cache where the file system can, and
@@ -236,7 +240,11 @@ func (f *Files) openFile(core int, size int64) (ring.FD, error) {
 
 // NewCore is the journal of a core, at work from here on. On the core's thread.
 func (f *Files) NewCore(i int, io ring.IO) (*Core, error) {
-	return newCore(io, f.path(i), f.fds[i], f.cfg.Bytes, f.meta.id, f.meta.generation, f.meta.zeroed[i])
+	c, err := newCore(io, f.path(i), f.fds[i], f.cfg.Bytes, f.meta.id, f.meta.generation, f.meta.zeroed[i])
+	if err == nil {
+		c.aside.host, c.aside.log, c.aside.number = f.host, f.cfg.Log, i
+	}
+	return c, err
 }
 
 // Close gives everything back, when no core is at work any more. clean says that every

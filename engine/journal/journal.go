@@ -11,7 +11,7 @@ type Key struct {
 
 // Entry is one request: whole batches, contiguous in the partition's log. It is embedded in
 // the state that waits for it: asking allocates nothing. From Submit to Durable the
-// entry and the bytes that Bufs shows belong to the journal.
+// entry and the bytes that Bufs shows belong to the journal; only Grow may add to them.
 type Entry struct {
 	Key
 	LeaderEpoch int32    // of the leader that the batches are appended under
@@ -20,6 +20,8 @@ type Entry struct {
 	Prev        int64    // what lies below is in the partition's files, durable, or in entries before this one
 	Bufs        [][]byte // the batches, in pieces; a batch may be cut between two
 	Size        int      // bytes in Bufs
+
+	Began int64 // when the write that made it durable was submitted, ring's clock; 0: none was needed
 
 	Stake *Stake // of the partition; not in a replay
 	Done  Completer
@@ -30,9 +32,13 @@ type Entry struct {
 	next *Entry // in the journal's queue
 }
 
-// Completer is told, once, when an entry is durable or when it never will be.
-// It runs on the core's goroutine and may submit again, the same entry included.
+// Completer is the partition's side of an entry, on the core's goroutine.
 type Completer interface {
+	// Grow may add to the entry, which is about to be written, what its partition has appended
+	// since: whole batches that follow, at most max bytes. It may come again before Durable does.
+	Grow(e *Entry, max int)
+	// Durable tells, once, that the entry is durable, or with an error that it never will
+	// be. It may submit again, the same entry included.
 	Durable(e *Entry, err error)
 }
 
@@ -66,7 +72,7 @@ type Journal interface {
 	Cut(s *Stake, offset int64)
 
 	// Fence says that the partition will make nothing durable any more: nobody
-	// waits for it, and what it has in the journal stays there.
+	// waits for it, and what it has in the journal is kept for the next start.
 	Fence(s *Stake)
 }
 
@@ -95,6 +101,7 @@ type Stake struct {
 	first     int64 // position of the oldest frame that the partition needs
 	later     int64 // during a cut: position of the first frame after the mark
 	last      int64 // where its last entry in a frame ends, in offsets
+	lastAt    int64 // position of that frame
 	target    int64 // during a cut: what has to be durable
 	durable   int64 // in its own files
 	awaited   bool  // the cut waits for it

@@ -36,15 +36,20 @@ func (f *Files) Replay(directory [16]byte, apply func(*Entry) error) error {
 			size += info.Size
 		}
 	}
+	f.report.total = size
+	if err := f.replayAsides(apply); err != nil {
+		return err
+	}
 	for i := range f.meta.files {
-		if err := f.replayFile(f.path(i), size, apply); err != nil {
+		if err := f.replayFile(f.path(i), nil, apply); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (f *Files) replayFile(path string, total int64, apply func(*Entry) error) error {
+// replayFile replays a core's file, or a part of one that was set aside.
+func (f *Files) replayFile(path string, part *aside, apply func(*Entry) error) error {
 	fd, err := f.host.Open(path, ring.ReadOnly)
 	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("%s is missing: what was acknowledged may be there and nowhere else", path)
@@ -53,7 +58,7 @@ func (f *Files) replayFile(path string, total int64, apply func(*Entry) error) e
 		return err
 	}
 	defer f.host.Close(fd)
-	r := reader{host: f.host, fd: fd, path: path, id: f.meta.id, generation: f.meta.generation, report: &f.report, total: total, log: f.cfg.Log}
+	r := reader{host: f.host, fd: fd, path: path, id: f.meta.id, generation: f.meta.generation, part: part, report: &f.report, log: f.cfg.Log}
 	all, err := r.scan()
 	if err != nil {
 		return err
@@ -72,8 +77,8 @@ type reader struct {
 	path       string
 	id         [16]byte
 	generation uint64
+	part       *aside // that was set aside; nil: the file is a core's journal
 	report     *Report
-	total      int64 // bytes of all files
 	log        func(format string, args ...any)
 	buf        []byte
 }
@@ -118,7 +123,7 @@ func (r *reader) scan() ([]found, error) {
 			break
 		}
 		step := int64(blockSize)
-		if h, ok := parseHeader(b[at:], r.id, r.generation); ok && at+h.size <= len(b) {
+		if h, ok := parseHeader(b[at:], r.id, r.generation); ok && at+h.size <= len(b) && r.belongs(h, off) {
 			whole := checkEntries(b[at:at+h.size], h)
 			all = append(all, found{h, off, whole})
 			if whole {
@@ -130,15 +135,20 @@ func (r *reader) scan() ([]found, error) {
 	return all, nil
 }
 
+// belongs says whether a frame may be where it is.
+func (r *reader) belongs(h header, off int64) bool {
+	return r.part == nil || h.at == r.part.from+off
+}
+
 // predict says, after the first piece, how long all of it will take: each frame is read
 // twice at most, and what is replayed is written and synced.
 func (r *reader) predict(bytes, nanos int64) {
 	if r.report.Predicted > 0 || bytes == 0 {
 		return
 	}
-	r.report.Predicted = max(2*nanos*(r.total/bytes+1), 1)
+	r.report.Predicted = max(2*nanos*(r.report.total/bytes+1), 1)
 	if r.log != nil {
-		r.log("recovery: journal: %d bytes to read, in about %.0f ms at most", r.total, float64(r.report.Predicted)/1e6)
+		r.log("recovery: journal: %d bytes to read, in about %.0f ms at most", r.report.total, float64(r.report.Predicted)/1e6)
 	}
 }
 
@@ -180,6 +190,9 @@ func (r *reader) chain(all []found) ([]found, error) {
 		t := &all[last+1]
 		r.report.Torn = append(r.report.Torn, fmt.Sprintf("%s: the last write, %d bytes at %d, is torn or damaged", r.path, padded(t.size), t.off))
 	}
+	if p := r.part; p != nil && (last < 0 || all[last].at+int64(padded(all[last].size)) != p.to) {
+		return nil, r.damage(p.to, -1, "the one before it, which is the last that was set aside, is damaged or missing")
+	}
 	if last < 0 {
 		return nil, nil
 	}
@@ -188,6 +201,9 @@ func (r *reader) chain(all []found) ([]found, error) {
 	}
 	chain := []found{all[last]}
 	start, at := all[last].start, all[last]
+	if r.part != nil {
+		start = max(start, r.part.from)
+	}
 	for i := last - 1; at.prev >= start && at.prev >= 0; i-- {
 		for i >= 0 && all[i].at > at.prev {
 			i--

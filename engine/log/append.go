@@ -262,6 +262,7 @@ func (l *Log) appended(k *chunk, b record.Batch, marker record.Marker, now int64
 	l.size += n
 	l.bytesIn += n
 	l.core.unwritten += int(n)
+	l.core.unscanned += n
 	if l.age.pending == 0 {
 		l.age.pending = l.core.io.Now()
 		l.behindAt = l.age.pending + writeBehindNanos
@@ -273,4 +274,5 @@ func (l *Log) appended(k *chunk, b record.Batch, marker record.Marker, now int64
 	l.core.stats.Bytes += uint64(n)
 	l.published.LogEnd.Store(l.logEnd)
 	l.published.Size.Store(l.size)
+	l.published.In.Store(l.bytesIn)
 }

@@ -104,6 +104,25 @@ func (d *Dir) Checkpoint() error {
 	return err
 }
 
+// CheckpointDue is Checkpoint, where at least so many bytes have been appended since the last one
+// that it made: a restart scans what is above the recovery points. It says whether it did.
+func (d *Dir) CheckpointDue(bytes int64) (bool, error) {
+	d.mu.Lock()
+	var in int64
+	for _, l := range d.logs {
+		in += l.published.In.Load()
+	}
+	due := in-d.appended >= bytes || in < d.appended // a log has been removed
+	if due {
+		d.appended = in
+	}
+	d.mu.Unlock()
+	if !due {
+		return false, nil
+	}
+	return true, d.Checkpoint()
+}
+
 // CheckpointHighWatermarks writes the high watermarks only (Kafka: every 5 s).
 func (d *Dir) CheckpointHighWatermarks() error {
 	d.mu.Lock()

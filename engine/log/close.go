@@ -112,6 +112,7 @@ func (l *Log) shut(err error) {
 		l.core.journal.Fence(&l.stake)
 	}
 	l.failFlushes()
+	l.snapshotTaken()
 	l.core.due.set(l, ring.Forever)
 }
 
@@ -200,6 +201,7 @@ func (l *Log) removeDeleted(now int64) {
 				l.dropLast()
 			}
 			l.closed = true
+			l.snapshotTaken()
 			l.core.due.set(l, ring.Forever)
 		}})
 }

@@ -65,6 +65,39 @@ func ResolvePolicy(topic Policy, topicSet bool, broker Policy, flushMessages int
 // Never is an interval or a size that is not reached.
 const Never = math.MaxInt64
 
+// FlushSettings is what a topic's flush policy and its bounds are resolved from, as
+// DescribeConfigs tells it.
+type FlushSettings struct {
+	Policy Policy // flush.policy: the topic's, or the broker's where the topic has none
+	Own    bool   // it is the topic's
+	// The topic's flush.ms, flush.messages and flush.bytes, defaults resolved. Never: not set.
+	Ms, Messages, Bytes int64
+	// The broker's flush.ms and flush.messages: under Interval they hold where the topic's are not set.
+	BrokerMs, BrokerMessages int64
+}
+
+// Resolve chooses the policy, and what bounds it. A topic's own flush.policy wins.
+// Without one, flush.messages and flush.ms keep Kafka's promise: flush.messages=1 is
+// satisfied by any synchronous policy and chooses Write where the broker's is not
+// one; other values make OS an Interval. Policies other than Interval have no bounds: Never.
+func (s FlushSettings) Resolve() (p Policy, ms, messages, bytes int64) {
+	p = ResolvePolicy(s.Policy, s.Own, s.Policy, s.Messages)
+	if !s.Own && p == OS && (s.Messages != Never || s.Ms != Never) {
+		return Interval, s.Ms, s.Messages, Never
+	}
+	if p != Interval {
+		return p, Never, Never, Never
+	}
+	ms, messages = s.Ms, s.Messages
+	if messages == Never {
+		messages = s.BrokerMessages
+	}
+	if ms == Never {
+		ms = s.BrokerMs
+	}
+	return p, ms, messages, s.Bytes
+}
+
 // Config is one topic's settings, resolved (topic over broker). It is replaced as a
 // whole by Log.SetConfig.
 type Config struct {

@@ -29,10 +29,11 @@ type Core struct {
 	journal journal.Journal
 	inline  ring.Flags
 
-	tailMax   int // bytes of blocks that tails may hold
-	held      int // bytes of blocks that tails hold
-	pinned    int // of these, bytes that reads look at
-	unwritten int // bytes appended and not yet in a file
+	tailMax   int   // bytes of blocks that tails may hold
+	held      int   // bytes of blocks that tails hold
+	pinned    int   // of these, bytes that reads look at
+	unwritten int   // bytes appended and not yet in a file
+	unscanned int64 // bytes appended since each log's last producer snapshot
 
 	oldest, newest *chunk // every chunk of every tail, by age
 	spare          *chunk

@@ -57,6 +57,8 @@ type Dir struct {
 	files   map[string][]byte     // checkpoints as they are on disk; none where that is not known
 	gone    map[partitionKey]bool // logs that were removed: the checkpoints may still name them
 	unclean []string              // logs that were closed otherwise than cleanly
+
+	appended int64 // bytes appended to all logs by the last checkpoint; mu
 }
 
 // RecoveryReport says what opening a directory did.

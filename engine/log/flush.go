@@ -14,6 +14,7 @@ type syncOp struct {
 	seg   *segment
 	end   int64 // synced once it completes
 	bytes int64 // bytesSynced then
+	began int64 // ring's clock
 	busy  bool
 }
 
@@ -35,6 +36,18 @@ func (a *flushAge) oldest() int64 {
 	}
 	return 0
 }
+
+// flight is the write or sync that moved stable last: when it was submitted and done, ring's clock.
+type flight struct{ submitted, done int64 }
+
+func (f *flight) note(submitted, done int64) { f.submitted, f.done = submitted, done }
+
+// LastFlight says when the write or sync that moved Stable last was submitted, and when it was
+// done, on the ring's clock, ns. For an Owner in Advanced.
+func (l *Log) LastFlight() (submitted, done int64) { return l.flight.submitted, l.flight.done }
+
+// Stamp is the ring's clock, read now, ns.
+func (l *Log) Stamp() int64 { return l.core.io.Stamp() }
 
 type flushWait struct {
 	end  int64
@@ -134,7 +147,7 @@ func (l *Log) kickSync() {
 	if s.rolled && s.end <= end {
 		end, bytes = s.end, s.bytesEnd
 	}
-	*y = syncOp{log: l, seg: s, end: end, bytes: bytes, busy: true}
+	*y = syncOp{log: l, seg: s, end: end, bytes: bytes, busy: true, began: l.core.io.Stamp()}
 	l.age.syncing, l.age.dirty = l.age.dirty, 0
 	s.lease()
 	y.Op = ring.Op{Code: ring.Sync, FD: s.fd, Done: y}
@@ -158,6 +171,7 @@ func (y *syncOp) Complete(op *ring.Op) {
 	l.age.syncing = 0
 	if l.fence == nil {
 		l.bytesSynced = max(l.bytesSynced, y.bytes)
+		l.flight.note(y.began, l.core.io.Now())
 		l.advanceSynced(y.end)
 		l.owner.Advanced(l)
 	}

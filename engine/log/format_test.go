@@ -136,6 +136,24 @@ func TestNames(t *testing.T) {
 			t.Errorf("%+v: %v", c, got)
 		}
 	}
+	const n = Never
+	for _, c := range []struct {
+		set                 FlushSettings
+		policy              Policy
+		ms, messages, bytes int64
+	}{
+		{FlushSettings{Policy: Journal, Ms: n, Messages: n, Bytes: 8, BrokerMs: 100, BrokerMessages: 10}, Journal, n, n, n},
+		{FlushSettings{Policy: OS, Ms: n, Messages: n, Bytes: 8, BrokerMs: 100, BrokerMessages: 10}, OS, n, n, n},
+		{FlushSettings{Policy: OS, Ms: 50, Messages: n, Bytes: 8, BrokerMs: 100, BrokerMessages: 10}, Interval, 50, n, n}, // Kafka's promise, no more
+		{FlushSettings{Policy: OS, Ms: n, Messages: 1, Bytes: 8}, Write, n, n, n},
+		{FlushSettings{Policy: OS, Own: true, Ms: 50, Messages: 1, Bytes: 8}, OS, n, n, n},
+		{FlushSettings{Policy: Interval, Own: true, Ms: n, Messages: n, Bytes: 8, BrokerMs: 100, BrokerMessages: 10}, Interval, 100, 10, 8},
+		{FlushSettings{Policy: Interval, Ms: 5, Messages: 6, Bytes: 8, BrokerMs: 100, BrokerMessages: 10}, Interval, 5, 6, 8},
+	} {
+		if policy, ms, messages, bytes := c.set.Resolve(); policy != c.policy || ms != c.ms || messages != c.messages || bytes != c.bytes {
+			t.Errorf("%+v: %v, %d ms, %d records, %d bytes", c.set, policy, ms, messages, bytes)
+		}
+	}
 }
 
 // TestForeignDirectory opens what Kafka may have left.

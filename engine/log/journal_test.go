@@ -20,6 +20,7 @@ type memoryJournal struct {
 	durable []journal.Entry
 	keys    map[*journal.Stake]journal.Key
 	full    bool
+	grow    bool // entries may, until they are written
 	fail    error
 }
 
@@ -48,6 +49,9 @@ func (m *memoryJournal) turn() bool {
 	}
 	e := m.queued[0]
 	m.queued = m.queued[1:]
+	if room := m.EntryMax() - e.Size; m.grow && room > 0 {
+		e.Done.Grow(e, room)
+	}
 	if m.fail == nil {
 		k := *e
 		k.Bufs = [][]byte{bytes.Join(e.Bufs, nil)}
@@ -70,7 +74,7 @@ func (m *memoryJournal) Replay(_ [16]byte, apply func(*journal.Entry) error) err
 func TestJournal(t *testing.T) {
 	for seed := range uint64(40) {
 		r := newRig(t, seed)
-		twin := &memoryJournal{}
+		twin := &memoryJournal{grow: seed%2 == 0}
 		r.cores.Journal, r.replay = twin, twin
 		r.config.Policy = Journal
 		r.config.SegmentBytes = 1500
@@ -223,6 +227,13 @@ func TestDamagedEntry(t *testing.T) {
 		r.disk.WriteAt(fd, b[:], 2*4096+200)
 		r.disk.Sync(fd)
 		r.disk.Close(fd)
+		// A start that comes no further than the end of the replay.
+		half := journal.NewFiles(r.host, journal.Config{Dir: "/data/" + JournalName, LogDir: "/data", Cores: 1, Bytes: r.journalBytes})
+		if _, _, err := OpenDir(r.host, "/data", DirConfig{ClusterID: "c", NodeID: 1, Config: r.config, Journal: half}); err != nil {
+			t.Fatal(err)
+		}
+		r.disk.Crash(sim.ProcessKill)
+		r.disk.Restart()
 		r.open()
 		l = r.find("t")
 		if written {
@@ -242,6 +253,9 @@ func TestDamagedEntry(t *testing.T) {
 		first, _, err := record.Next(kept)
 		if err != nil || first.BaseOffset() != 6 || !first.CheckCRC() {
 			t.Errorf("%s begins with %v, %v", aside, first.BaseOffset(), err)
+		}
+		if len(kept) != 3*len(first) {
+			t.Errorf("%s has %d bytes: three entries of %d were whole", aside, len(kept), len(first))
 		}
 		// Nothing acknowledges, nothing is cut, at this start and at the next.
 		if _, err := l.Append(batch(1, "x"), Client, 0, 0); err == nil {

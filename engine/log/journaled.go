@@ -8,7 +8,7 @@ import (
 )
 
 // entryOp takes batches from the tail to the core's journal, under Journal. One is
-// in flight for each log and covers all that was appended since the last.
+// in flight for each log; it takes all that is there when the journal writes.
 type entryOp struct {
 	journal.Entry
 	log    *Log
@@ -36,26 +36,10 @@ func (l *Log) kickJournal() {
 		l.syncWanted = max(l.syncWanted, l.journalGap)
 		return
 	}
-	entryMax := l.core.journal.EntryMax()
+	first := t.at(t.fresh)
+	e.Base, e.Prev = first.batchAt(first.journaled).BaseOffset(), l.journalEnd
 	e.n, e.Size = 0, 0
-	for i := t.fresh; i < t.len() && e.n < ring.IOVMax; i++ {
-		k := t.at(i)
-		to, end := k.walk(k.journaled, k.end, entryMax-e.Size)
-		if to == k.journaled {
-			break
-		}
-		if e.n == 0 {
-			e.Base, e.Prev = k.batchAt(k.journaled).BaseOffset(), l.journalEnd
-		}
-		k.retain()
-		e.chunks[e.n], e.bufs[e.n], e.to[e.n] = k, k.buf[k.journaled:to:to], to
-		e.n++
-		e.Size += to - k.journaled
-		e.End = end
-		if to < len(k.buf) {
-			break
-		}
-	}
+	e.take(l.core.journal.EntryMax())
 	if e.n == 0 {
 		// One batch that is too large: it, and all that is behind it by now,
 		// goes round the journal.
@@ -68,10 +52,53 @@ func (l *Log) kickJournal() {
 		l.kickSync()
 		return
 	}
-	e.busy = true
-	e.Key, e.LeaderEpoch, e.Bufs, e.Stake, e.Done = l.JournalKey(), l.epochs.latest(), e.bufs[:e.n], &l.stake, e
-	l.journalEnd = e.End
+	e.busy, e.Began = true, 0
+	e.Key, e.Stake, e.Done = l.JournalKey(), &l.stake, e
 	l.core.journal.Submit(&e.Entry)
+}
+
+// take adds what follows the entry in the tail, whole batches of at most max bytes.
+func (e *entryOp) take(max int) {
+	l := e.log
+	t := &l.tail
+	i := t.fresh + e.n
+	if e.n > 0 {
+		i-- // the last chunk may have grown
+	}
+	for ; i < t.len(); i++ {
+		k := t.at(i)
+		slot, from := e.n, k.journaled
+		if e.n > 0 && e.chunks[e.n-1] == k {
+			slot, from = e.n-1, e.to[e.n-1]
+		}
+		if slot == len(e.chunks) {
+			break
+		}
+		if to, end := k.walk(from, k.end, max); to > from {
+			if slot == e.n {
+				k.retain()
+				e.chunks[slot] = k
+				e.n++
+			}
+			e.bufs[slot], e.to[slot] = k.buf[from-len(e.bufs[slot]):to:to], to
+			e.Size += to - from
+			e.End, l.journalEnd = end, end
+			max -= to - from
+		}
+		if e.n == 0 || e.to[e.n-1] < len(k.buf) {
+			break
+		}
+	}
+	e.Bufs, e.LeaderEpoch = e.bufs[:e.n], l.epochs.latest()
+}
+
+// Grow takes what was appended since the entry was submitted.
+func (e *entryOp) Grow(_ *journal.Entry, max int) {
+	l := e.log
+	if l.cfg.Policy != Journal || l.fence != nil || l.cutting || l.deleting || l.synced < l.journalGap || l.journalEnd != e.End {
+		return
+	}
+	e.take(max)
 }
 
 // renew gives the log's directory a new incarnation: what the journal holds of the old
@@ -102,6 +129,7 @@ func (e *entryOp) Durable(_ *journal.Entry, err error) {
 	if err != nil {
 		l.fail("journal", err)
 	} else if l.fence == nil && l.synced >= l.journalGap {
+		l.flight.note(e.Began, l.core.io.Now())
 		l.advanceFlushed(e.End)
 		l.owner.Advanced(l)
 	}

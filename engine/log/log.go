@@ -83,6 +83,7 @@ type Log struct {
 	stake       journal.Stake
 	journalEnd  int64 // what lies below is on disk in the files, or in the journal
 	age         flushAge
+	flight      flight
 
 	jobs       []*job
 	jobOp      jobOp
@@ -219,6 +220,7 @@ func (l *Log) Attach(c *Core, owner Owner) error {
 	l.limits.Decompressor = c.decompressor
 	l.retainAt = c.io.Now() + int64(c.io.Random()%uint64(retainEvery))
 	l.journalGap, l.journalEnd = l.synced, l.synced
+	c.unscanned += l.bytesIn - l.snapshotAt
 	if c.journal != nil {
 		c.journal.Attach(l, &l.stake)
 		if l.fence != nil {

@@ -59,6 +59,7 @@ type producers struct {
 	txnFirst, txnEnd *producer
 	unreplicated     []completed
 	snapshots        []int64 // offsets of the snapshot files, ascending
+	durable          int64   // of these, the newest that is known to survive power loss; 0: none
 }
 
 var (
@@ -263,9 +264,8 @@ func (ps *producers) closeTxn(p *producer) {
 	p.txnOlder, p.txnNewer = nil, nil
 }
 
-// keepSnapshot notes the snapshot at offset and returns those that are now too many.
-// The newest one at or below the recovery point on disk stays: a restart after a
-// crash believes no later one, and without any it would scan the whole log.
+// keepSnapshot notes the snapshot at offset and returns those that are now too many. What stays:
+// the newest, one that is not above the recovery point, and the newest durable one.
 func (ps *producers) keepSnapshot(at, recoveryPoint int64) (old []int64) {
 	ps.snapshots = slices.DeleteFunc(ps.snapshots, func(o int64) bool { return o == at })
 	ps.snapshots = append(ps.snapshots, at)
@@ -274,10 +274,15 @@ func (ps *producers) keepSnapshot(at, recoveryPoint int64) (old []int64) {
 	for n > 0 && ps.snapshots[n] > recoveryPoint {
 		n--
 	}
-	if n > 0 {
-		old = slices.Clone(ps.snapshots[:n])
-		ps.snapshots = slices.Delete(ps.snapshots, 0, n)
+	var kept []int64
+	for i, o := range ps.snapshots {
+		if i >= n || o == ps.durable {
+			kept = append(kept, o)
+		} else {
+			old = append(old, o)
+		}
 	}
+	ps.snapshots = kept
 	return old
 }
 

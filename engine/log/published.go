@@ -15,6 +15,7 @@ type Published struct {
 	// RecoveryPoint: what is below is on disk, the files derived from it included.
 	RecoveryPoint atomic.Int64
 	Size          atomic.Int64 // bytes of all segments
+	In            atomic.Int64 // bytes appended since the start
 	Segments      atomic.Int64
 	FirstSegment  atomic.Int64 // base of the first segment
 	Fenced        atomic.Pointer[ErrFenced]

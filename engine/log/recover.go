@@ -80,6 +80,7 @@ type recovery struct {
 	aside     ring.FD           // where the journal's entries of a fenced log are kept
 	asidePath string
 	asideSize int64
+	asideEnd  int64 // the next offset after what is in it
 }
 
 // syncNames makes durable what recovery is about to see: a process that was killed may have
@@ -535,7 +536,7 @@ func (r *recovery) lost(cause error) {
 // whole batches beside the segments: the journal forgets it. While the file is there, even with
 // nothing in it since its batches were damaged, the log stays fenced.
 func (r *recovery) setAside(e *journal.Entry) error {
-	if e.End <= r.log.active().end {
+	if e.End <= r.log.active().end || e.End <= r.asideEnd {
 		return nil
 	}
 	if r.aside == ring.NoFD {
@@ -544,10 +545,13 @@ func (r *recovery) setAside(e *journal.Entry) error {
 		if r.aside, err = r.host.Open(r.asidePath, ring.Create); err != nil {
 			return err
 		}
-		if r.asideSize, err = r.host.Size(r.aside); err != nil {
-			return fmt.Errorf("%s: %w", r.asidePath, err)
+		// A start that was killed may have made it. The journal has all of it still: a log that
+		// was fenced at an earlier start has nothing there.
+		if err = r.host.Truncate(r.aside, 0); err != nil {
+			return fmt.Errorf("%s: truncate: %w", r.asidePath, err)
 		}
 	}
+	r.asideEnd = e.End
 	b := bytes.Join(e.Bufs, nil)
 	if _, err := r.host.WriteAt(r.aside, b, r.asideSize); err != nil {
 		return fmt.Errorf("%s: write: %w", r.asidePath, err)
@@ -618,6 +622,7 @@ func (r *recovery) finish() error {
 		s.created = r.now
 	}
 	l.indexBefore = s.index.lastTime
+	l.snapshotAt = -r.report.Checked
 	l.publish()
 	return nil
 }
@@ -678,6 +683,14 @@ func (r *recovery) dropBeyond(end int64) error {
 		}
 	}
 	l.producer.snapshots = kept
+	if slices.Contains(kept, r.scan.from) {
+		if !r.clean { // it may be one that was written without a sync
+			if err := syncFile(h, filepath.Join(l.path, fileName(r.scan.from, suffixSnapshot))); err != nil {
+				return err
+			}
+		}
+		l.producer.durable = r.scan.from
+	}
 	if dropped {
 		if err := h.SyncDir(l.path); err != nil {
 			return err
@@ -687,6 +700,19 @@ func (r *recovery) dropBeyond(end int64) error {
 	l.epochs.cutStart(l.logStart)
 	if b := l.epochs.encode(); string(b) != string(r.epochsIn) && len(l.epochs.list)+len(r.epochsIn) > 0 {
 		return ring.WriteFileAtomic(h, filepath.Join(l.path, epochsName), b)
+	}
+	return nil
+}
+
+// syncFile makes durable what a process that was killed has left of a file.
+func syncFile(h ring.Host, path string) error {
+	fd, err := h.Open(path, ring.ReadWrite)
+	if err != nil {
+		return err
+	}
+	defer h.Close(fd)
+	if err := h.Sync(fd); err != nil {
+		return fmt.Errorf("%s: sync: %w", path, err)
 	}
 	return nil
 }

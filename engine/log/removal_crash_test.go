@@ -227,7 +227,7 @@ func TestCrashInFinish(t *testing.T) {
 		for l.logEnd < 62 { // the next one rolls
 			r.add(l, stamped(1000+l.logEnd*10, 20))
 			if l.logEnd == 62 {
-				l.snapshotAt = l.bytesIn - snapshotEvery
+				l.snapshotAt = l.bytesIn - snapshotMax
 			}
 			r.idle(l)
 		}

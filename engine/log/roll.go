@@ -12,9 +12,14 @@ import (
 	"github.com/millrace/millrace/ring"
 )
 
-// snapshotEvery is how much is appended before a producer snapshot is taken between
-// rolls, bytes: a restart scans no more than this for the sake of producers.
-const snapshotEvery = 64 << 20
+// A restart scans each log from its last producer snapshot on. Between rolls one is taken after
+// snapshotMax bytes, or after snapshotMin where the logs of the core have more than snapshotAll
+// bytes to scan in all.
+const (
+	snapshotMin = 1 << 20
+	snapshotMax = 64 << 20
+	snapshotAll = 256 << 20
+)
 
 // snapshotsKept is how many producer snapshots a log keeps at least.
 const snapshotsKept = 2
@@ -48,7 +53,7 @@ func (l *Log) roll(now int64) {
 	l.syncWanted = max(l.syncWanted, l.logEnd)
 	l.enqueueOpen(s)
 	l.enqueueFinish(old, l.logEnd, l.producer.encode())
-	l.snapshotAt = l.bytesIn
+	l.snapshotTaken()
 	l.published.Segments.Store(int64(len(l.segments)))
 }
 
@@ -278,6 +283,7 @@ func (l *Log) enqueueFinish(s *segment, end int64, snapshot []byte) {
 				return
 			}
 			s.finished = true
+			l.producer.durable = end
 			l.publishRecoveryPoint()
 		}})
 }
@@ -289,18 +295,18 @@ func (l *Log) keepSnapshot(at int64) (old []int64) {
 // kickSnapshot takes a producer snapshot between rolls when there is much to scan
 // since the last one, and the last one is of use by now.
 func (l *Log) kickSnapshot() {
-	if l.bytesIn-l.snapshotAt < snapshotEvery || l.refusal() != nil {
+	if n := l.bytesIn - l.snapshotAt; n < snapshotMin || n < snapshotMax && l.core.unscanned < snapshotAll || l.refusal() != nil {
 		return
 	}
 	if all := l.producer.snapshots; len(all) > 0 && all[len(all)-1] > l.published.checkpointed.Load() {
 		return
 	}
-	l.snapshotAt = l.bytesIn
+	l.snapshotTaken()
 	h, dir, end, snapshot := l.host(), l.path, l.logEnd, l.producer.encode()
 	var old []int64
 	l.enqueue(&job{name: "producer snapshot", retry: true,
 		start: func() { old = l.keepSnapshot(end) },
-		run:   func() error { return writeSnapshot(h, dir, end, snapshot, old) },
+		run:   func() error { return writeHint(h, dir, end, snapshot, old) },
 		done: func(err error) {
 			if err != nil {
 				l.fail(filepath.Join(dir, fileName(end, suffixSnapshot)), err)
@@ -308,14 +314,49 @@ func (l *Log) kickSnapshot() {
 		}})
 }
 
-// writeSnapshot writes a producer snapshot and removes old ones.
+// snapshotTaken counts what a restart has to scan from here on.
+func (l *Log) snapshotTaken() {
+	l.core.unscanned -= l.bytesIn - l.snapshotAt
+	l.snapshotAt = l.bytesIn
+}
+
+// writeSnapshot writes a producer snapshot, durably, and removes old ones.
 func writeSnapshot(h ring.Host, dir string, at int64, snapshot []byte, old []int64) error {
+	if err := removeSnapshots(h, dir, old); err != nil {
+		return err
+	}
+	return ring.WriteFileAtomic(h, filepath.Join(dir, fileName(at, suffixSnapshot)), snapshot)
+}
+
+// writeHint writes one that a power loss may take away, or leave in part, and then an older one
+// serves: it saves a scan after the process was killed, and has no sync to wait for.
+func writeHint(h ring.Host, dir string, at int64, snapshot []byte, old []int64) error {
+	if err := removeSnapshots(h, dir, old); err != nil {
+		return err
+	}
+	path := filepath.Join(dir, fileName(at, suffixSnapshot))
+	tmp := path + ".tmp"
+	fd, err := h.Open(tmp, ring.Create)
+	if err != nil {
+		return err
+	}
+	err = h.Truncate(fd, 0)
+	if err == nil {
+		_, err = h.WriteAt(fd, snapshot, 0)
+	}
+	if err = errors.Join(err, h.Close(fd)); err != nil {
+		return fmt.Errorf("%s: %w", tmp, err)
+	}
+	return h.Rename(tmp, path)
+}
+
+func removeSnapshots(h ring.Host, dir string, old []int64) error {
 	for _, offset := range old {
 		if err := removeFile(h, filepath.Join(dir, fileName(offset, suffixSnapshot))); err != nil {
 			return err
 		}
 	}
-	return ring.WriteFileAtomic(h, filepath.Join(dir, fileName(at, suffixSnapshot)), snapshot)
+	return nil
 }
 
 // syncDir is Host.SyncDir for jobs that are tried again on a full disk: a sync that

@@ -25,6 +25,7 @@ type cut struct {
 	aborted   []AbortedTxn
 	txnNew    bool
 	snapshots []int64
+	durable   int64 // of these, if it is there
 	now       int64
 
 	end      int64 // the new log end: to, or the start of the batch that to is in
@@ -200,6 +201,7 @@ func (l *Log) planCut(c *cut) {
 			c.snapshots = append(c.snapshots, at)
 		}
 	}
+	c.durable = l.producer.durable
 	l.published.RecoveryPoint.Store(min(l.published.RecoveryPoint.Load(), c.to))
 }
 
@@ -220,6 +222,9 @@ func (c *cut) run() error {
 	scan := &scanner{host: h, dir: c.dir, cfg: &c.cfg, producer: &c.producer, now: c.now, limit: c.to, trusted: c.to, exact: true}
 	if c.producer, scan.from, err = loadSnapshot(h, c.dir, c.snapshots, c.to); err != nil {
 		return err
+	}
+	if slices.Contains(c.producer.snapshots, c.durable) {
+		c.producer.durable = c.durable
 	}
 	for _, o := range c.others {
 		if err := scan.producersOf(o); err != nil {

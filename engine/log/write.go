@@ -17,8 +17,10 @@ const (
 	// writes to its segment, and for how long: nobody waits for it.
 	writeBehindBytes = 64 << 10
 	writeBehindNanos = 10e6
-	// writeBackBytes is how much is written before its write-back is started.
+	// writeBackBytes is how much is written before its write-back is started; lazyBackBytes the same
+	// under OS, where the next sync is that of the roll.
 	writeBackBytes = 256 << 10
+	lazyBackBytes  = 1 << 20
 	// spaceRetry is how often a full disk is tried again, ns.
 	spaceRetry = 1e9
 )
@@ -28,11 +30,12 @@ const (
 // Write it takes one batch, and a sync follows it in the ring.
 type writeOp struct {
 	ring.Op
-	log  *Log
-	seg  *segment
-	end  int64 // written once all bytes are in the file
-	left int   // bytes until then
-	busy bool
+	log   *Log
+	seg   *segment
+	end   int64 // written once all bytes are in the file
+	left  int   // bytes until then
+	busy  bool
+	began int64 // the first of its writes, ring's clock
 
 	bufs   [ring.IOVMax][]byte
 	chunks [ring.IOVMax]*chunk
@@ -89,6 +92,7 @@ func (l *Log) kickWrite() {
 		}
 	}
 	w.ragged = false
+	w.began = l.core.io.Stamp()
 	if l.age.writing == 0 { // else it is tried again
 		l.age.writing = l.age.pending
 	}
@@ -107,8 +111,9 @@ func (l *Log) writeDue(k *chunk) bool {
 		l.age.pending == 0 || c.io.Now()-l.age.pending >= writeBehindNanos
 }
 
-// rangeOp starts the write-back of what has been written to a segment: under Journal, so that
-// the sync that the journal asks for one day finds little to do.
+// rangeOp starts the write-back of what has been written to a segment, so that the sync that comes
+// one day, because the journal, a bound or a roll asks for it, finds little to do. Under Write
+// and File syncs follow each other as it is.
 type rangeOp struct {
 	ring.Op
 	log  *Log
@@ -120,13 +125,17 @@ type rangeOp struct {
 // kickRange starts it for each writeBackBytes.
 func (l *Log) kickRange(s *segment, to int64) {
 	r := &l.back
-	if r.busy || l.cfg.Policy != Journal || l.fence != nil {
+	if r.busy || l.cfg.Policy == Write || l.cfg.Policy == File || l.fence != nil {
 		return
 	}
-	if r.seg != s {
-		r.seg, r.from = s, to&^(writeBackBytes-1)
+	piece := int64(writeBackBytes)
+	if l.cfg.Policy == OS {
+		piece = lazyBackBytes
 	}
-	if to -= to % 4096; to-r.from < writeBackBytes {
+	if r.seg != s {
+		r.seg, r.from = s, to&^(piece-1)
+	}
+	if to -= to % 4096; to-r.from < piece {
 		return
 	}
 	s.lease()
@@ -203,6 +212,9 @@ func (w *writeOp) Complete(op *ring.Op) {
 	case op.Result == 0:
 		l.fail(w.seg.path(suffixLog), errShort)
 	case whole:
+		if !l.cfg.Policy.Synchronous() {
+			l.flight.note(w.began, l.core.io.Now())
+		}
 		l.advanceWritten(w.end)
 		l.kickRange(w.seg, op.Off+int64(op.Result))
 	}
@@ -254,6 +266,7 @@ func (c *chained) Complete(op *ring.Op) {
 	l.age.dirty = 0
 	l.bytesSynced = l.bytesWritten
 	if l.fence == nil {
+		l.flight.note(w.began, l.core.io.Now())
 		l.advanceSynced(w.end)
 	}
 	w.next(true)

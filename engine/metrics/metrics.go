@@ -8,8 +8,8 @@ import (
 	"math/bits"
 )
 
-// Histogram counts durations in buckets that are at most a quarter wider than
-// the last: 4 to each doubling of ns.
+// Histogram counts durations in buckets that are at most an eighth wider than
+// the last: 8 to each doubling of ns.
 type Histogram struct {
 	Buckets [bucketCount]uint64
 	Count   uint64
@@ -17,7 +17,7 @@ type Histogram struct {
 }
 
 const (
-	subBits     = 2
+	subBits     = 3
 	bucketCount = 44 << subBits // up to 2^44 ns: 4.8 hours
 )
 
@@ -89,6 +89,7 @@ type Shard struct {
 	FetchFile      uint64 // bytes that came from segments
 	FetchErrors    uint64
 	FetchTime      Histogram // with the wait for more
+	Flight         Flight
 }
 
 // Merge adds what another core counted.
@@ -105,4 +106,5 @@ func (s *Shard) Merge(o *Shard) {
 	s.FetchFile += o.FetchFile
 	s.FetchErrors += o.FetchErrors
 	s.FetchTime.Merge(&o.FetchTime)
+	s.Flight.Merge(&o.Flight)
 }

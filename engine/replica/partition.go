@@ -57,6 +57,10 @@ type Produce struct {
 	AppendTime int64 // ms; -1 unless the broker sets the time
 	LogStart   int64
 
+	// When it was appended, when what made it stable was submitted and done, and when it was
+	// acknowledged, on the ring's clock, ns. Where there is no error.
+	Appended, Submitted, Flushed, Acknowledged int64
+
 	next *Produce
 }
 
@@ -120,6 +124,8 @@ func (p *Partition) append(w *Produce, now int64) bool {
 	}
 	w.Code, w.Message, w.Index = 0, "", -1
 	w.BaseOffset, w.LastOffset, w.AppendTime, w.LogStart = a.BaseOffset, a.LastOffset, a.LogAppendTime, p.log.LogStart()
+	w.Appended = p.log.Stamp()
+	w.Submitted, w.Flushed, w.Acknowledged = w.Appended, w.Appended, w.Appended
 	if w.Acks == 0 || a.LastOffset < p.highWatermark { // a duplicate may be acknowledged already
 		w.Done.Produced(w)
 		return true
@@ -166,8 +172,14 @@ func (p *Partition) advance() {
 	if stable := p.log.Stable(); stable > p.highWatermark {
 		p.highWatermark = stable
 		p.log.SetHighWatermark(stable)
+		submitted, done := p.log.LastFlight()
+		now := int64(0)
 		for w := p.acks.head; w != nil && w.LastOffset < stable; w = p.acks.head {
 			p.acks.pop()
+			if now == 0 {
+				now = p.log.Stamp()
+			}
+			w.Submitted, w.Flushed, w.Acknowledged = submitted, done, now
 			w.Done.Produced(w)
 		}
 		p.wake()

@@ -97,7 +97,7 @@ func StatusOf(b *engine.Broker, up time.Duration) *Status {
 			p := t.Partitions[i].Published
 			x := PartitionStatus{
 				Topic: name, Internal: t.Internal, Partition: i, Core: t.Partitions[i].Core, Policy: policy,
-				LogStart: p.LogStart.Load(), Flushed: p.Flushed.Load(), HighWatermark: p.HighWatermark.Load(), Size: p.Size.Load(),
+				LogStart: p.LogStart.Load(), HighWatermark: p.HighWatermark.Load(), Flushed: p.Flushed.Load(), Size: p.Size.Load(),
 			}
 			x.LogEnd = p.LogEnd.Load()
 			if f := p.Fenced.Load(); f != nil {

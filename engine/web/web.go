@@ -1,5 +1,5 @@
 // Package web is what a broker shows over HTTP: /live, /ready, /metrics (Prometheus'
-// text format), /status (JSON) and a page at / that shows it to people. It lives at the edge: net/http's goroutines, which
+// text format), /status and /trace (JSON) and a page at / that shows it to people. It lives at the edge: net/http's goroutines, which
 // reach the cores only by asking them for copies.
 package web
 
@@ -42,6 +42,7 @@ func Listen(addr string) (*Server, error) {
 	mux.HandleFunc("GET /ready", s.ready)
 	mux.HandleFunc("GET /metrics", s.metrics)
 	mux.HandleFunc("GET /status", s.status)
+	mux.HandleFunc("GET /trace", s.trace)
 	mux.HandleFunc("GET /{$}", s.page)
 	s.http.Handler = mux
 	s.http.ReadHeaderTimeout = 5 * time.Second
@@ -118,6 +119,12 @@ func Write(w io.Writer, stats []engine.CoreStats, b *engine.Broker, up time.Dura
 	m.line("millrace_fetch_path_bytes_total", `path="splice"`, float64(paths.Splice))
 	m.total("millrace_fetch_errors_total", "Partitions in fetch requests answered with an error.", sum.FetchErrors)
 	m.histogram("millrace_produce_seconds", "From the request's arrival to its reply, acks=1 and all.", &sum.ProduceTime)
+	m.head("millrace_produce_stage_seconds", "summary", "Time of produce requests by stage: see /trace for histograms.")
+	for i := metrics.Decoded; i <= metrics.Replied; i++ {
+		h := &sum.Flight.Stages[i]
+		m.line("millrace_produce_stage_seconds_sum", fmt.Sprintf("stage=%q", metrics.Stages[i]), float64(h.Sum)/1e9)
+		m.line("millrace_produce_stage_seconds_count", fmt.Sprintf("stage=%q", metrics.Stages[i]), float64(h.Count))
+	}
 	m.histogram("millrace_fetch_seconds", "From the request's arrival to its reply, the wait for records included.", &sum.FetchTime)
 
 	var writes metrics.Histogram

@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/millrace/millrace/engine"
 	"github.com/millrace/millrace/engine/cluster"
@@ -33,6 +34,33 @@ func get(t *testing.T, s *web.Server, path string) (int, string) {
 	return a.StatusCode, string(b)
 }
 
+// checkTrace: three requests of one record each went through every stage.
+func checkTrace(t *testing.T, trace *web.Trace) {
+	t.Helper()
+	if len(trace.Stages) != 7 || trace.Total.Count != 3 || trace.Durable.Count != 3 || len(trace.Worst) != 3 {
+		t.Fatalf("trace %+v", trace)
+	}
+	sum := uint64(0)
+	for _, s := range trace.Stages {
+		if s.Name == "" || s.Count != 3 {
+			t.Errorf("stage %+v", s)
+		}
+		sum += s.Sum
+	}
+	if sum != trace.Total.Sum {
+		t.Errorf("the stages took %d ns, all of it %d", sum, trace.Total.Sum)
+	}
+	for _, r := range trace.Worst {
+		parts := int64(0)
+		for _, ns := range r.Stages {
+			parts += ns
+		}
+		if r.Topic != "t" || r.Parts != 1 || r.Total <= 0 || parts != r.Total || r.Stages[r.Longest] == 0 || r.Cause == "" || time.Since(r.Time) > time.Minute || time.Since(r.Time) < 0 {
+			t.Errorf("request %+v", r)
+		}
+	}
+}
+
 func TestPages(t *testing.T) {
 	s, err := web.Listen("127.0.0.1:0")
 	if err != nil {
@@ -41,7 +69,7 @@ func TestPages(t *testing.T) {
 	defer s.Close()
 	state := func(when string, live, ready, metrics int) {
 		t.Helper()
-		for path, want := range map[string]int{"/live": live, "/ready": ready, "/metrics": metrics, "/status": metrics, "/": 200, "/nothing": 404} {
+		for path, want := range map[string]int{"/live": live, "/ready": ready, "/metrics": metrics, "/status": metrics, "/trace": metrics, "/": 200, "/nothing": 404} {
 			if code, body := get(t, s, path); code != want {
 				t.Fatalf("%s: %s: %d %s", when, path, code, body)
 			}
@@ -123,6 +151,12 @@ func TestPages(t *testing.T) {
 	if w := (web.PartitionStatus{Topic: "t", Core: p.Core, Policy: "os", HighWatermark: 3, LogEnd: 3, Size: p.Size}); p != w {
 		t.Errorf("partition %+v, want %+v", p, w)
 	}
+	var trace web.Trace
+	_, body = get(t, s, "/trace")
+	if err := json.Unmarshal([]byte(body), &trace); err != nil {
+		t.Fatalf("%v\n%s", err, body)
+	}
+	checkTrace(t, &trace)
 	_, html := get(t, s, "/")
 	if regexp.MustCompile(`(src|href)="?(https?:)?//`).MatchString(html) {
 		t.Error("the page refers to somewhere else")

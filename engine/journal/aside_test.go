@@ -1,0 +1,150 @@
+package journal
+
+import (
+	"bytes"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/millrace/millrace/ring/sim"
+)
+
+// fencing has partitions 0 and 1 fenced, the second in the middle of a cut, while 2 goes on. It
+// says up to where what they have is durable.
+func fencing(r *rig, entries int) (kept [3]int64) {
+	r.parts[0].submit(500)
+	r.idle()
+	if !r.disk.Crashed() {
+		r.parts[0].submit(7000)
+		r.idle()
+	}
+	r.parts[1].slow = true
+	for i := 0; i < entries && !r.disk.Crashed(); i++ {
+		r.core.Fence(&r.parts[0].stake)
+		if p := r.parts[1]; p.wanted > 0 {
+			r.core.Fence(&p.stake)
+		} else if !p.busy && i%3 == 0 {
+			p.submit(300)
+		}
+		if p := r.parts[2]; !p.busy && !r.core.Full() {
+			p.submit(5000)
+		}
+		r.idle()
+	}
+	for i, p := range r.parts {
+		if kept[i] = p.end; p.busy {
+			kept[i]--
+		}
+	}
+	return kept
+}
+
+// complete says whether what was replayed begins with all that the fenced partitions have.
+func (r *rig) complete(all []Entry, kept [3]int64) {
+	r.Helper()
+	var next [3]int64
+	for _, e := range all {
+		if e.Damage != nil {
+			r.Fatal(e.Damage)
+		}
+		p := e.Partition
+		if !bytes.Equal(e.Bufs[0], content(p, e.Base, e.Size)) {
+			r.Fatalf("partition %d: wrong bytes at %d", p, e.Base)
+		}
+		if e.Base > next[p] && p != 2 { // of 2 the rest is in its files
+			r.Fatalf("partition %d: offset %d after %d", p, e.Base, next[p])
+		}
+		next[p] = max(next[p], e.End)
+	}
+	for p, end := range kept {
+		if next[p] < end {
+			r.Fatalf("partition %d: ends at %d of %d", p, next[p], end)
+		}
+	}
+}
+
+// asidesOf lists the files in the journal's directory that were set aside.
+func (r *rig) asidesOf() (names []string) {
+	all, err := r.disk.ReadDir("/journal")
+	if err != nil {
+		r.Fatal(err)
+	}
+	for _, e := range all {
+		if strings.Contains(e.Name, ".aside") {
+			names = append(names, e.Name)
+		}
+	}
+	return names
+}
+
+// What fenced partitions keep is not in the way of the others, and is replayed; the next
+// generation does not need it.
+func TestFencedPartitionIsSetAside(t *testing.T) {
+	r := newRig(t, 4)
+	r.must(3)
+	kept := fencing(r, 200)
+	if s := r.core.Stats(); r.core.Full() || s.Asides == 0 || s.Asides > 3 || r.core.head < 5*r.core.size {
+		t.Fatalf("full: %v; set aside %d times in %d bytes written", r.core.Full(), s.Asides, r.core.head)
+	}
+	if len(r.asidesOf()) == 0 {
+		t.Fatal("no file")
+	}
+	r.crash()
+	r.complete(r.must(3), kept)
+	if left := r.asidesOf(); len(left) > 0 {
+		t.Errorf("left over: %v", left)
+	}
+	r.crash()
+	if e := r.must(3); len(e) != 0 {
+		t.Errorf("%d entries of an older generation", len(e))
+	}
+}
+
+// A crash at any step of it.
+func TestCrashWhileSettingAside(t *testing.T) {
+	for _, crash := range []sim.Crash{sim.ProcessKill, sim.PowerLoss, sim.PowerLossClean} {
+		for event := 1; ; event++ {
+			r := newRig(t, uint64(event))
+			r.must(3)
+			r.world.CrashAfter(r.disk, event, crash)
+			kept := fencing(r, 120)
+			if !r.disk.Crashed() {
+				break
+			}
+			r.disk.Restart()
+			all, err := r.open(3)
+			if err != nil {
+				t.Fatalf("%v at event %d: %v", crash, event, err)
+			}
+			r.complete(all, kept)
+		}
+	}
+}
+
+// A damaged file is refused and named; without the disk's help nothing is lost, and the
+// partitions stay in the way.
+func TestAsideDamagedOrImpossible(t *testing.T) {
+	for _, at := range []int64{10, 70, blockSize + 10} {
+		r := newRig(t, 4)
+		r.must(3)
+		fencing(r, 200)
+		names := r.asidesOf()
+		r.crash()
+		r.damageFile(filepath.Join("/journal", names[0]), at, func(b []byte) { b[0] ^= 1 })
+		if _, err := r.open(3); err == nil || !strings.Contains(err.Error(), names[0]) || !strings.Contains(err.Error(), "DAMAGED") {
+			t.Errorf("byte %d: %v", at, err)
+		}
+	}
+	r := newRig(t, 4)
+	if err := r.rules.Add(`(Rename (path "*.aside") EIO)`); err != nil {
+		t.Fatal(err)
+	}
+	r.must(3)
+	kept := fencing(r, 200)
+	if !r.core.Full() || r.core.Stats().Asides > 0 {
+		t.Errorf("full: %v, set aside %d times", r.core.Full(), r.core.Stats().Asides)
+	}
+	r.rules.Clear()
+	r.crash()
+	r.complete(r.must(3), kept)
+}
