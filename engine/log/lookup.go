@@ -46,7 +46,7 @@ type lookup struct {
 	from     int64 // position known to be right, or -1
 	ranges   int   // how many ranges of maxBytes to find
 	ended    int64 // offset at size
-	walker    walker
+	walker   walker
 	// Batches below cold were in the file at the start; of these only those in checked have had
 	// their CRC checked since.
 	cold      int64
