@@ -17,6 +17,7 @@ func (l *Log) Close(done Done) {
 		l.refuse(done)
 		return
 	}
+	l.stopCleaning()
 	l.closing = true
 	l.syncWanted = l.logEnd
 	h, dir := l.host(), l.path
@@ -155,6 +156,7 @@ func (l *Log) Delete(done Done) {
 		l.refuse(done)
 		return
 	}
+	l.stopCleaning()
 	l.closing, l.deleting = true, true
 	h, from := l.host(), l.path
 	to := filepath.Join(l.dir.path, deletedName(l.topic, l.partition, uuid(h)))

@@ -15,6 +15,8 @@ type CoreConfig struct {
 	Inline bool
 	// Journal is the core's journal; nil where there is none.
 	Journal journal.Journal
+	// Cleaner is what compaction may take. The zero value: it does not run.
+	Cleaner CleanerConfig
 }
 
 // Core is what the logs of one core share: the memory for tails, their deadlines,
@@ -38,6 +40,9 @@ type Core struct {
 	returned bool // under pressure, and a read gave memory back: Expire tells
 	relief   []Relief
 
+	cleaner  CleanerConfig
+	cleaning *Log // that is being compacted: one at a time
+
 	due          deadlines
 	decompressor *record.Decompressor
 	stats        CoreStats
@@ -54,6 +59,10 @@ type CoreStats struct {
 	Lookups        uint64 // file reads and timestamp queries that needed a worker
 	Evictions      uint64
 	Refused        uint64 // appends answered with ErrPressure
+
+	Cleanings       uint64 // passes of compaction that were finished
+	CleaningsFailed uint64
+	CleanedBytes    uint64 // bytes of segments that compaction has freed
 }
 
 // Relief is told when appends can be tried again.
@@ -67,6 +76,9 @@ func NewCore(io ring.IO, cfg CoreConfig) *Core {
 	c := &Core{
 		io: io, pool: io.Pool(), journal: cfg.Journal, tailMax: cfg.TailBytes,
 		decompressor: record.NewDecompressor(record.DecompressedMaxDefault),
+	}
+	if c.cleaner = cfg.Cleaner; c.cleaner.BytesPerSecond <= 0 {
+		c.cleaner.BytesPerSecond = Never
 	}
 	if cfg.Inline {
 		c.inline = ring.Inline

@@ -52,11 +52,12 @@ type Dir struct {
 	clusterID string
 	id        [16]byte
 
-	mu      sync.Mutex
-	logs    []*Log                // by topic and partition
-	files   map[string][]byte     // checkpoints as they are on disk; none where that is not known
-	gone    map[partitionKey]bool // logs that were removed: the checkpoints may still name them
-	unclean []string              // logs that were closed otherwise than cleanly
+	mu           sync.Mutex
+	logs         []*Log                // by topic and partition
+	files        map[string][]byte     // checkpoints as they are on disk; none where that is not known
+	gone         map[partitionKey]bool // logs that were removed: the checkpoints may still name them
+	cleanedDoubt bool                  // the cleaner's checkpoint on disk is not known
+	unclean      []string              // logs that were closed otherwise than cleanly
 
 	appended int64 // bytes appended to all logs by the last checkpoint; mu
 }
@@ -209,6 +210,10 @@ func (d *Dir) open(report *RecoveryReport) (err error) {
 	if err != nil {
 		return err
 	}
+	cleaned, err := d.readOffsets(cleanedName)
+	if err != nil {
+		return err
+	}
 	entries, err := d.host.ReadDir(d.path)
 	if err != nil {
 		return err
@@ -235,7 +240,7 @@ func (d *Dir) open(report *RecoveryReport) (err error) {
 		}
 		key := partitionKey{topic, partition}
 		l := d.newLog(topic, partition, filepath.Join(d.path, e.Name))
-		r := &recovery{log: l, host: d.host, clean: report.Clean, trust: points[key], highMark: marks[key], startAt: starts[key], now: d.host.WallMillis(), aside: ring.NoFD}
+		r := &recovery{log: l, host: d.host, clean: report.Clean, trust: points[key], highMark: marks[key], startAt: starts[key], cleanedAt: cleaned[key], now: d.host.WallMillis(), aside: ring.NoFD}
 		r.report = LogReport{Topic: topic, Partition: partition, Clean: report.Clean, RecoveryPoint: r.trust}
 		if report.Clean {
 			r.trust = math.MaxInt64
@@ -344,7 +349,7 @@ func (d *Dir) Logs() []*Log {
 func (d *Dir) Free() (int64, error) { return d.host.Free(d.path) }
 
 func (d *Dir) newLog(topic string, partition int32, path string) *Log {
-	l := &Log{topic: topic, partition: partition, dir: d, path: path, metaFrom: -1, metaNext: -1, due: ring.Forever}
+	l := &Log{topic: topic, partition: partition, dir: d, path: path, metaFrom: -1, metaNext: -1, due: ring.Forever, cleanAt: ring.Forever}
 	l.setConfig(d.cfg.Config)
 	l.back.log, l.write.log, l.write.forced.log, l.sync.log, l.indexWrite.log, l.jobOp.log, l.entry.log = l, l, l, l, l, l, l
 	return l

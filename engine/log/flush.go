@@ -205,7 +205,7 @@ func (l *Log) setDue() {
 	}
 	due := int64(ring.Forever)
 	if !l.closed {
-		due = l.retainAt
+		due = min(l.retainAt, l.cleanAt)
 		if l.noSpace {
 			due = min(due, l.retryAt)
 		}
@@ -244,6 +244,9 @@ func (l *Log) expire(now int64) {
 	if l.retainAt <= now {
 		l.retainAt = now + retainEvery
 		l.retain(l.core.io.WallMillis())
+	}
+	if l.cleanAt <= now {
+		l.clean(now)
 	}
 	l.removeDoomed(now)
 	l.removeDeleted(now)

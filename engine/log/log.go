@@ -98,6 +98,11 @@ type Log struct {
 	starting   bool  // an epoch is being started: nothing is appended
 	snapshotAt int64 // bytesIn when the last producer snapshot was taken
 
+	cleaned  int64     // the first dirty offset: what is below has been compacted
+	cleaning *cleaning // in progress
+	cleanAt  int64     // the next look, or the next piece, ring's clock
+	swapping bool      // compacted segments take the place of others: no lookup may start
+
 	fence    *ErrFenced
 	noSpace  bool
 	cutting  bool // a truncation waits or runs: nothing is appended
@@ -221,6 +226,7 @@ func (l *Log) Attach(c *Core, owner Owner) error {
 	l.retainAt = c.io.Now() + int64(c.io.Random()%uint64(retainEvery))
 	l.journalGap, l.journalEnd = l.synced, l.synced
 	c.unscanned += l.bytesIn - l.snapshotAt
+	l.cleanLater()
 	if c.journal != nil {
 		c.journal.Attach(l, &l.stake)
 		if l.fence != nil {
@@ -253,7 +259,13 @@ func (l *Log) SetConfig(cfg Config) error {
 		return err
 	}
 	changed := cfg.Policy != l.cfg.Policy
+	if !cfg.Compacted {
+		l.stopCleaning()
+	}
 	l.setConfig(cfg)
+	if l.cleaning == nil {
+		l.cleanLater()
+	}
 	if changed {
 		l.gap = l.logEnd
 		l.journalGap, l.journalEnd = l.logEnd, l.logEnd
@@ -312,6 +324,7 @@ func (l *Log) fail(file string, cause error) {
 		l.core.journal.Fence(&l.stake)
 	}
 	l.failFlushes()
+	l.stopCleaning()
 	l.owner.Failed(l, l.fence)
 }
 

@@ -20,6 +20,7 @@ type Published struct {
 	FirstSegment  atomic.Int64 // base of the first segment
 	Fenced        atomic.Pointer[ErrFenced]
 
+	cleaned      atomic.Int64 // the first dirty offset
 	closed       atomic.Bool
 	checkpointed atomic.Int64 // the recovery point as the checkpoint file has it
 	startWanted  atomic.Int64 // a log start that is being made durable

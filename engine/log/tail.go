@@ -226,6 +226,16 @@ func (l *Log) dropLast() {
 	}
 }
 
+// dropFirst takes the log's first chunk, which is written and journaled, out of its tail.
+func (l *Log) dropFirst() {
+	k := l.tail.at(0)
+	l.tail.popFirst()
+	k.dropped = true
+	if k.refs == 0 {
+		l.core.free(k)
+	}
+}
+
 // forsake gives back, once nothing of a fenced log is in flight, the memory that can
 // be given back: what may not be read. The rest does not count as unwritten any more.
 func (l *Log) forsake() {
