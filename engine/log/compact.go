@@ -228,6 +228,7 @@ func (l *Log) enqueuePiece(c *cleaning) {
 // cleaningGoesOn decides what follows a piece.
 func (l *Log) cleaningGoesOn(c *cleaning, err error) {
 	switch {
+	case l.cleaning != c: // it has failed the log
 	case err != nil || c.stop.Load() || !l.holds(c):
 		l.endCleaning(c, true)
 		if err != nil && !errors.Is(err, errCleanStopped) {
@@ -248,16 +249,13 @@ func (l *Log) cleaningGoesOn(c *cleaning, err error) {
 	l.setDue()
 }
 
-// holds says whether what is left to be cleaned is in the log still.
+// holds says whether the segment that is read next is in the log still. (enqueueSwap looks at
+// a whole group.)
 func (l *Log) holds(c *cleaning) bool {
-	if l.cutting || l.closing || c.done {
-		return c.done && !l.cutting && !l.closing
+	if l.cutting || l.closing {
+		return false
 	}
-	at := c.i
-	if c.ready {
-		at = c.i - 1 // any of the group; enqueueSwap looks at all of them
-	}
-	return at >= len(c.sources) || slices.Contains(l.segments, c.sources[at].seg)
+	return c.ready || c.i >= len(c.sources) || slices.Contains(l.segments, c.sources[c.i].seg)
 }
 
 // piece does about as many bytes' worth of the work. On a worker.
@@ -283,8 +281,7 @@ func (c *cleaning) piece(budget int64) error {
 func (c *cleaning) read() (bool, error) {
 	s := &c.sources[c.i]
 	if c.walk.host == nil {
-		c.walk = walker{host: c.host, fd: s.fd, size: s.size, whole: true, block: c.walk.block[:0]}
-		c.walk.block = nil
+		c.walk = walker{host: c.host, fd: s.fd, size: s.size, whole: true}
 	}
 	w := &c.walk
 	if !w.next() {
