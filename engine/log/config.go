@@ -156,6 +156,7 @@ func (c *Config) normal() error {
 			*bound = Never
 		}
 	}
+	c.DeleteRetentionMs = min(c.DeleteRetentionMs, 1<<50) // added to the clock
 	if c.MaxCompactionLagMs <= 0 {
 		c.MaxCompactionLagMs = Never
 	}

@@ -1,0 +1,65 @@
+package acceptance_test
+
+import (
+	"bytes"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+// A consumer from the beginning of a compacted topic sees the last value of each key, before and after
+// a restart, and Kafka's tool and ours find nothing wrong with the files.
+func TestCompactedTopic(t *testing.T) {
+	eachBackend(t, func(t *testing.T, backend string) {
+		b := startBroker(t, backend, "log.cleaner.backoff.ms=200", "log.cleaner.io.max.bytes.per.second=50000000")
+		topic := b.topic(t, 1, "cleanup.policy=compact", "segment.bytes=1048576", "min.cleanable.dirty.ratio=0.01", "file.delete.delay.ms=0")
+		want := map[string]string{}
+		total := 0
+		for _, codec := range []kgo.CompressionCodec{kgo.NoCompression(), kgo.Lz4Compression(), kgo.ZstdCompression(), kgo.NoCompression()} {
+			client := b.client(t, kgo.ProducerBatchCompression(codec), kgo.RecordPartitioner(kgo.ManualPartitioner()))
+			for i := range 3000 {
+				// Hard to compress, so that segments fill.
+				key, value := fmt.Sprintf("key-%d", i%50), fmt.Sprintf("%d-%x", total, bytes.Repeat([]byte{byte(i), byte(i * 7), byte(i >> 3)}, 150))
+				total++
+				want[key] = value
+				client.Produce(timeout(t), &kgo.Record{Topic: topic, Key: []byte(key), Value: []byte(value)}, nil)
+			}
+			must(t, client.Flush(timeout(t)))
+		}
+		look := func() int {
+			records := b.readAll(t, topic)[0]
+			got := map[string]string{}
+			for _, r := range records {
+				got[string(r.Key)] = string(r.Value)
+			}
+			equal(t, "keys", len(got), len(want))
+			for key, value := range want {
+				if got[key] != value {
+					t.Fatalf("%s is %.20q, not %.20q", key, got[key], value)
+				}
+			}
+			return len(records)
+		}
+		eventually(t, 2*time.Minute, "compaction", func() bool {
+			time.Sleep(time.Second)
+			return look() < total/2
+		})
+		b.stop(t)
+		logVerify(t, b.dir)
+		for _, path := range partitionFiles(t, b, topic) {
+			if !strings.HasSuffix(path, ".log") {
+				continue
+			}
+			out := tool(t, "kafka-dump-log.sh", "--deep-iteration", "--files", path)
+			if !strings.Contains(out, "isvalid: true") || strings.Contains(out, "isvalid: false") || strings.Contains(out, "Found invalid") {
+				t.Fatalf("%s:\n%s", filepath.Base(path), out)
+			}
+		}
+		b.start(t)
+		look()
+	})
+}
