@@ -318,16 +318,28 @@ func TestCrashInCompaction(t *testing.T) {
 	for _, mode := range []sim.Crash{sim.ProcessKill, sim.PowerLoss, sim.PowerLossClean} {
 		t.Run(mode.String(), func(t *testing.T) {
 			t.Parallel()
-			n := 1
-			for ; compactionAt(t, mode, n); n += step {
+			n, swaps := 1, 0
+			for more := true; more; n += step {
+				var swapped bool
+				if more, swapped = compactionAt(t, mode, n, 0, 0); !swapped {
+					continue
+				}
+				// Recovery puts segments in the place of others: it is crashed everywhere.
+				for second := 1; second <= 24; second += step {
+					swaps++
+					compactionAt(t, mode, n, second, uint64(1000*second))
+				}
 			}
-			t.Logf("%d crashes", n/step)
+			t.Logf("%d crashes, %d in recoveries with an exchange", n/step, swaps)
 		})
 	}
 }
 
-func compactionAt(t *testing.T, mode sim.Crash, n int) bool {
-	r := newCleaned(t, uint64(n))
+// compactionAt crashes before the n-th disk event, and then before the second-th of the recovery, or
+// somewhere where that is 0. It says whether there were so many events, and whether the first
+// crash came between the durable point of an exchange and its end.
+func compactionAt(t *testing.T, mode sim.Crash, n, second int, seed uint64) (crashed, swapped bool) {
+	r := newCleaned(t, uint64(n)+seed)
 	defer r.world.Close()
 	r.config.DeleteRetentionMs = int64(n%2) * 1e12
 	r.open()
@@ -338,6 +350,11 @@ func compactionAt(t *testing.T, mode sim.Crash, n int) bool {
 	k.some(40)
 	r.idle(k.log)
 	r.dir.Checkpoint()
+	segments := len(k.log.segments)
+	r.config.SegmentBytes = 3000 // several of them fit into one
+	if err := k.log.SetConfig(r.config); err != nil {
+		t.Fatal(err)
+	}
 	r.core.cleaner.Enabled = true
 	k.log.cleanLater()
 	k.log.setDue()
@@ -347,6 +364,9 @@ func compactionAt(t *testing.T, mode sim.Crash, n int) bool {
 		for pass := range uint64(2) {
 			if !k.cleanings(pass + 1) {
 				return
+			}
+			if pass == 1 && len(k.log.segments) > segments/2 {
+				t.Fatalf("%d segments of %d", len(k.log.segments), segments)
 			}
 			if pass == 0 && !k.some(20) {
 				return
@@ -359,15 +379,20 @@ func compactionAt(t *testing.T, mode sim.Crash, n int) bool {
 	}()
 	end = max(end, k.log.Stable())
 	if !r.disk.Crashed() {
-		return false
+		return false, false
 	}
 	fail := func(format string, args ...any) {
 		t.Helper()
-		t.Fatalf("%v before disk event %d: %s\n%v\ndisk: %s", mode, n, fmt.Sprintf(format, args...), r.report, r.listing())
+		t.Fatalf("%v before disk event %d, then %d, seed %d: %s\n%v\ndisk: %s", mode, n, second, uint64(n)+seed, fmt.Sprintf(format, args...), r.report, r.listing())
 	}
 	for start := range 3 {
 		r.disk.Restart()
-		if start < 2 {
+		if start == 0 {
+			swapped = strings.Contains(r.listing(), suffixLog+suffixSwap+" ")
+		}
+		if start == 0 && second > 0 {
+			r.world.CrashAfter(r.disk, second, mode)
+		} else if start < 2 {
 			r.world.CrashAfter(r.disk, 1+int(r.world.Random()%25), mode)
 		} else {
 			r.world.CrashAfter(r.disk, 0, mode)
@@ -398,7 +423,7 @@ func compactionAt(t *testing.T, mode sim.Crash, n int) bool {
 	if _, err := k.check(l); err != nil {
 		fail("cleaned again: %v", err)
 	}
-	return true
+	return true, swapped
 }
 
 // TestCompactionInterrupted has a cleaning meet, at every turn of its way, what changes the log: a truncation,
@@ -493,6 +518,27 @@ func TestCompactionInterrupted(t *testing.T) {
 					fail("%v", err)
 				}
 			case "lookups":
+				// Many at once, some of them slow, while segments are exchanged.
+				r.rules.Add(fmt.Sprintf("(Task (every %d) (delay 3ms))", 2+turns/2%3))
+				rng := r.world.Random
+				for range 40 {
+					var told [4]readDone
+					var reads [4]Read
+					for i := range reads {
+						o := int64(rng() % uint64(end))
+						reads[i] = Read{Offset: o, Limit: end, MaxBytes: 100, MinOne: true, Done: &told[i]}
+						told[i].done = l.Read(&reads[i])
+						r.turn()
+					}
+					for i := range reads {
+						r.until("read", func() bool { return told[i].done })
+						b, err := reads[i].Bytes(r.host)
+						if err != nil || reads[i].Err != nil || len(b) == 0 || record.Batch(b).LastOffset() < reads[i].Offset {
+							fail("at %d: %v, %v", reads[i].Offset, err, reads[i].Err)
+						}
+						l.Release(&reads[i])
+					}
+				}
 				for o := range end {
 					b, err := r.read(l, o, end, 100)
 					if err != nil || record.Batch(b).LastOffset() < o {
