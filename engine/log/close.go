@@ -17,8 +17,8 @@ func (l *Log) Close(done Done) {
 		l.refuse(done)
 		return
 	}
-	l.stopCleaning()
 	l.closing = true
+	l.listCleanable()
 	l.syncWanted = l.logEnd
 	h, dir := l.host(), l.path
 	o := noFiles()
@@ -156,8 +156,8 @@ func (l *Log) Delete(done Done) {
 		l.refuse(done)
 		return
 	}
-	l.stopCleaning()
 	l.closing, l.deleting = true, true
+	l.listCleanable()
 	h, from := l.host(), l.path
 	to := filepath.Join(l.dir.path, deletedName(l.topic, l.partition, uuid(h)))
 	l.enqueue(&job{name: "delete", always: true,

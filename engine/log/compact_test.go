@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/millrace/millrace/engine/record"
+	"github.com/millrace/millrace/ring"
 	"github.com/millrace/millrace/ring/sim"
 )
 
@@ -346,7 +347,7 @@ func compactionAt(t *testing.T, mode sim.Crash, n, second int, seed uint64) (cra
 	k := newKeyed(r)
 	k.codec = record.Codec(n % 5)
 	k.log = r.create("t")
-	r.core.cleaner.Enabled = false
+	r.core.cleaner.Enabled, r.core.cleaner.at = false, ring.Forever
 	k.some(40)
 	r.idle(k.log)
 	r.dir.Checkpoint()
@@ -356,8 +357,7 @@ func compactionAt(t *testing.T, mode sim.Crash, n, second int, seed uint64) (cra
 		t.Fatal(err)
 	}
 	r.core.cleaner.Enabled = true
-	k.log.cleanLater()
-	k.log.setDue()
+	r.core.cleaner.soon(r.io.Now())
 	r.world.CrashAfter(r.disk, n, mode)
 	end := k.log.LogEnd()
 	func() {
@@ -437,14 +437,13 @@ func TestCompactionInterrupted(t *testing.T) {
 			k := newKeyed(r)
 			k.log = r.create("t")
 			l := k.log
-			r.core.cleaner.Enabled = false
+			r.core.cleaner.Enabled, r.core.cleaner.at = false, ring.Forever
 			k.some(40)
 			r.idle(l)
 			r.dir.Checkpoint()
 			r.dropTail()
 			r.core.cleaner.Enabled = true
-			l.cleanLater()
-			l.setDue()
+			r.core.cleaner.soon(r.io.Now())
 			fail := func(format string, args ...any) {
 				t.Helper()
 				t.Fatalf("%s after %d turns: %s\ndisk: %s", what, turns, fmt.Sprintf(format, args...), r.listing())

@@ -40,8 +40,7 @@ type Core struct {
 	returned bool // under pressure, and a read gave memory back: Expire tells
 	relief   []Relief
 
-	cleaner  CleanerConfig
-	cleaning *Log // that is being compacted: one at a time
+	cleaner cleaner
 
 	due          deadlines
 	decompressor *record.Decompressor
@@ -61,7 +60,7 @@ type CoreStats struct {
 	Refused        uint64 // appends answered with ErrPressure
 
 	Cleanings       uint64 // passes of compaction that were finished
-	CleaningsFailed uint64
+	CleaningsFailed uint64 // passes that ended otherwise than by a change of the log
 	CleanedBytes    uint64 // bytes of segments that compaction has freed
 }
 
@@ -77,7 +76,7 @@ func NewCore(io ring.IO, cfg CoreConfig) *Core {
 		io: io, pool: io.Pool(), journal: cfg.Journal, tailMax: cfg.TailBytes,
 		decompressor: record.NewDecompressor(record.DecompressedMaxDefault),
 	}
-	if c.cleaner = cfg.Cleaner; c.cleaner.BytesPerSecond <= 0 {
+	if c.cleaner = (cleaner{CleanerConfig: cfg.Cleaner, at: ring.Forever}); c.cleaner.BytesPerSecond <= 0 {
 		c.cleaner.BytesPerSecond = Never
 	}
 	if cfg.Inline {
@@ -95,13 +94,13 @@ func (c *Core) NextDeadline() int64 {
 		return 0
 	}
 	if len(c.due) == 0 {
-		return ring.Forever
+		return c.cleaner.at
 	}
-	return c.due[0].due
+	return min(c.due[0].due, c.cleaner.at)
 }
 
 // Expire does what has fallen due by now (the ring's clock, ns): flush timers,
-// retention, the expiry of producers, another try on a full disk.
+// retention, the expiry of producers, another try on a full disk, compaction.
 func (c *Core) Expire(now int64) {
 	if c.returned {
 		c.returned = false
@@ -111,6 +110,9 @@ func (c *Core) Expire(now int64) {
 		l := c.due[0]
 		c.due.set(l, ring.Forever)
 		l.expire(now)
+	}
+	if c.cleaner.at <= now {
+		c.clean(now)
 	}
 }
 

@@ -205,7 +205,7 @@ func (l *Log) setDue() {
 	}
 	due := int64(ring.Forever)
 	if !l.closed {
-		due = min(l.retainAt, l.cleanAt)
+		due = l.retainAt
 		if l.noSpace {
 			due = min(due, l.retryAt)
 		}
@@ -244,9 +244,6 @@ func (l *Log) expire(now int64) {
 	if l.retainAt <= now {
 		l.retainAt = now + retainEvery
 		l.retain(l.core.io.WallMillis())
-	}
-	if l.cleanAt <= now {
-		l.clean(now)
 	}
 	l.removeDoomed(now)
 	l.removeDeleted(now)

@@ -19,6 +19,9 @@ type Owner interface {
 	Advanced(l *Log)
 	// Failed: the log is fenced. Called once.
 	Failed(l *Log, err error)
+	// CleaningFailed: the log could not be compacted. It lacks nothing and goes on. again:
+	// that is tried again later; else it is not before a restart.
+	CleaningFailed(l *Log, err error, again bool)
 }
 
 // Done is told when something asked of a log is done. A nil Done is allowed.
@@ -98,10 +101,11 @@ type Log struct {
 	starting   bool  // an epoch is being started: nothing is appended
 	snapshotAt int64 // bytesIn when the last producer snapshot was taken
 
-	cleaned  int64     // the first dirty offset: what is below has been compacted
-	cleaning *cleaning // in progress
-	cleanAt  int64     // the next look, or the next piece, ring's clock
-	swapping bool      // compacted segments take the place of others: no lookup may start
+	cleaned     int64     // the first dirty offset: what is below has been compacted
+	cleaning    *cleaning // in progress
+	cleanable   bool      // it is in the cleaner's list
+	uncleanable error     // why it is not cleaned any more
+	swapping    bool      // compacted segments take the place of others: no lookup may start
 
 	fence    *ErrFenced
 	noSpace  bool
@@ -226,7 +230,7 @@ func (l *Log) Attach(c *Core, owner Owner) error {
 	l.retainAt = c.io.Now() + int64(c.io.Random()%uint64(retainEvery))
 	l.journalGap, l.journalEnd = l.synced, l.synced
 	c.unscanned += l.bytesIn - l.snapshotAt
-	l.cleanLater()
+	l.listCleanable()
 	if c.journal != nil {
 		c.journal.Attach(l, &l.stake)
 		if l.fence != nil {
@@ -259,13 +263,8 @@ func (l *Log) SetConfig(cfg Config) error {
 		return err
 	}
 	changed := cfg.Policy != l.cfg.Policy
-	if !cfg.Compacted {
-		l.stopCleaning()
-	}
 	l.setConfig(cfg)
-	if l.cleaning == nil {
-		l.cleanLater()
-	}
+	l.listCleanable()
 	if changed {
 		l.gap = l.logEnd
 		l.journalGap, l.journalEnd = l.logEnd, l.logEnd
@@ -324,7 +323,7 @@ func (l *Log) fail(file string, cause error) {
 		l.core.journal.Fence(&l.stake)
 	}
 	l.failFlushes()
-	l.stopCleaning()
+	l.listCleanable()
 	l.owner.Failed(l, l.fence)
 }
 

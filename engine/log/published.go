@@ -19,6 +19,7 @@ type Published struct {
 	Segments      atomic.Int64
 	FirstSegment  atomic.Int64 // base of the first segment
 	Fenced        atomic.Pointer[ErrFenced]
+	Uncleanable   atomic.Pointer[error] // why compaction has given the log up; nil: it has not
 
 	cleaned      atomic.Int64 // the first dirty offset
 	closed       atomic.Bool

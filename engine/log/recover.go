@@ -222,6 +222,10 @@ func (r *recovery) finishSwap(base int64, bases []int64, txn bool) ([]int64, err
 		err = w.err
 	}
 	h.Close(fd)
+	if errors.Is(err, errDamage) {
+		r.lost(fmt.Errorf("%s: what compaction made of the segments that it replaces is damaged", from))
+		return bases, nil
+	}
 	if err != nil {
 		return bases, fmt.Errorf("%s: %w", from, err)
 	}

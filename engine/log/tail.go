@@ -226,7 +226,7 @@ func (l *Log) dropLast() {
 	}
 }
 
-// dropFirst takes the log's first chunk, which is written and journaled, out of its tail.
+// dropFirst takes the log's first chunk, all of which has been synced, out of its tail.
 func (l *Log) dropFirst() {
 	k := l.tail.at(0)
 	l.tail.popFirst()

@@ -309,6 +309,7 @@ func (l *Log) applyCut(c *cut) {
 	s.rolled, s.finished = false, false
 	s.opened(opened{s.fd, c.files.indexFD, c.files.timeFD, c.files.maps})
 	l.indexBefore = s.index.lastTime
+	c.producer.settling = l.producer.settling
 	l.epochs, l.producer = c.epochs, c.producer
 	l.moveEnd(c.end)
 }

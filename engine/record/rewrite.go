@@ -16,7 +16,7 @@ func (b Batch) DeleteHorizon() (ms int64, ok bool) {
 // compaction. Offsets, epoch, producer and codec stay, and so does the last offset, whether its record does
 // or not. r has been Reset on src and not read from; keep has an element for each record. A
 // horizon of 0 or above becomes the batch's delete horizon. Where no record is kept
-// the batch is a header only, without timestamps.
+// the batch is a header only; its timestamps are src's largest one, by which its producer expires.
 func (b *Builder) Rewrite(dst []byte, src Batch, r Reader, keep []bool, horizon int64) ([]byte, error) {
 	start := len(dst)
 	b.Begin(dst, src.Codec())
@@ -39,7 +39,7 @@ func (b *Builder) Rewrite(dst []byte, src Batch, r Reader, keep []bool, horizon 
 		return dst, r.err
 	}
 	if count == 0 {
-		b.codec, base, newest = None, NoTimestamp, NoTimestamp
+		b.codec, base, newest = None, src.MaxTimestamp(), src.MaxTimestamp()
 		b.attributes &^= codecMask | deleteHorizonBit
 	}
 	b.producerID, b.producerEpoch, b.baseSequence = src.ProducerID(), src.ProducerEpoch(), src.BaseSequence()
