@@ -94,14 +94,13 @@ type dirt struct {
 }
 
 // dirt looks at a log. Only what cannot come to be otherwise is cleaned: segments that are
-// below the recovery point on disk, and below every transaction whose end is not.
+// below the recovery point on disk, and below every transaction whose end a power loss may take.
 func (l *Log) dirt(wall int64) (d dirt) {
 	if l.refusal() != nil {
 		return d
 	}
 	p := &l.published
-	durable := min(l.synced, p.checkpointed.Load(), p.RecoveryPoint.Load())
-	bound := min(durable, l.highWatermark, l.LastStable(), l.producer.unsettled(durable))
+	bound := min(l.synced, p.checkpointed.Load(), p.RecoveryPoint.Load(), l.highWatermark, l.LastStable(), l.producer.unsettled(l.flushed))
 	d.from = max(l.cleaned, l.segments[0].base)
 	var clean, dirty int64
 	late := false

@@ -97,9 +97,9 @@
 //	           A record that goes is one with a later value of its key, which stays, below the
 //	           recovery point too; so a crash between two groups leaves some old values and
 //	           loses none. Of a transaction nothing goes, and its records push out nothing,
-//	           before the marker that ends it is below the recovery point. The first dirty offset
-//	           in cleaner-offset-checkpoint follows when all groups are done. It may be too low
-//	           at any time, and must never be too high (a tombstone would be forgotten before the
+//	           before the marker that ends it survives power loss. The first dirty offset in
+//	           cleaner-offset-checkpoint follows when all groups are done. It may be too low at
+//	           any time, and must never be too high (a tombstone would be forgotten before the
 //	           values it deletes): it is lowered, durably, before a truncation below it begins.
 //	           A journal's entries lie above the log's end in the files, or are passed over:
 //	           gaps below it are nothing to them. Who reads from a segment that is replaced goes

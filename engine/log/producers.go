@@ -196,13 +196,13 @@ func (ps *producers) firstUnstable() int64 {
 	return first
 }
 
-// unsettled is the first offset of the transactions whose end may not be on disk; durable
-// is what is. It knows two generations of them by where they begin and end, so it may answer with less,
-// until durable has passed both.
-func (ps *producers) unsettled(durable int64) int64 {
+// unsettled is the first offset of the transactions whose end a power loss may take; what is
+// below flushed it may not. It knows two generations of them by where they begin and end, so
+// it may answer with less until flushed has passed both.
+func (ps *producers) unsettled(flushed int64) int64 {
 	first := int64(math.MaxInt64)
 	for range ps.settling {
-		if ps.settling[0].last < durable {
+		if ps.settling[0].last < flushed {
 			ps.settling[0], ps.settling[1] = ps.settling[1], completed{}
 		}
 	}
