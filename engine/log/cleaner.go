@@ -94,13 +94,14 @@ type dirt struct {
 }
 
 // dirt looks at a log. Only what cannot come to be otherwise is cleaned: segments that are
-// below the recovery point on disk, and below every transaction whose end a power loss may take.
+// below the recovery point on disk, below every transaction whose end a power loss may take, and
+// below what an entry of the journal may be made of: an exchange drops chunks of the tail.
 func (l *Log) dirt(wall int64) (d dirt) {
 	if l.refusal() != nil {
 		return d
 	}
 	p := &l.published
-	bound := min(l.synced, p.checkpointed.Load(), p.RecoveryPoint.Load(), l.highWatermark, l.LastStable(), l.producer.unsettled(l.flushed))
+	bound := min(l.tail.undone(l.logEnd), l.synced, p.checkpointed.Load(), p.RecoveryPoint.Load(), l.highWatermark, l.LastStable(), l.producer.unsettled(l.flushed))
 	d.from = max(l.cleaned, l.segments[0].base)
 	var clean, dirty int64
 	late := false

@@ -280,3 +280,57 @@ func TestDamagedSwap(t *testing.T) {
 		return
 	}
 }
+
+// TestCompactionAwaitsJournal: what is in the segments, and on its way to the journal too, is not compacted yet: the entry
+// counts on its chunks of the tail, and takes more of them when it is written.
+func TestCompactionAwaitsJournal(t *testing.T) {
+	r := newCleaned(t, 1)
+	defer r.world.Close()
+	twin := &memoryJournal{grow: true}
+	r.cores.Journal, r.replay = twin, twin
+	r.config.Policy = Journal
+	r.open()
+	k := newKeyed(r)
+	k.log = r.create("t")
+	l := k.log
+	put := func() {
+		k.key[l.LogEnd()], k.value[l.LogEnd()] = "k", strings.Repeat("v", 40)
+		var b record.Builder
+		b.Begin(nil, record.None)
+		b.Add(1000, []byte("k"), []byte(strings.Repeat("v", 40)), record.Header{Key: "h", Value: []byte("x")})
+		if _, err := l.Append(b.Finish(), Client, 0, r.io.WallMillis()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 60 {
+		put()
+	}
+	r.must("flush", l.Flush)
+	l.SetHighWatermark(l.Stable())
+	r.until("finished", func() bool { return len(l.jobs) == 0 })
+	if err := r.dir.Checkpoint(); err != nil {
+		t.Fatal(err)
+	}
+	if l.Stable() != l.LogEnd() || len(twin.queued) != 1 {
+		t.Fatalf("stable %d of %d, %d entries: this tests nothing", l.Stable(), l.LogEnd(), len(twin.queued))
+	}
+	r.quietFor(1000)
+	put() // the entry grows by it
+	for twin.turn() || l.tail.undone(l.LogEnd()) < l.LogEnd() {
+		r.turn()
+	}
+	r.passes(1, l)
+	if n, err := k.check(l); err != nil || n > 20 {
+		t.Fatalf("%d records, %v", n, err)
+	}
+	r.disk.Crash(sim.PowerLoss)
+	r.disk.Restart()
+	r.open()
+	k.log = r.find("t")
+	if k.log.Err() != nil || k.log.LogEnd() != 61 {
+		t.Fatalf("%d records after a power loss, 61 were acknowledged: %v", k.log.LogEnd(), k.log.Err())
+	}
+	if _, err := k.check(k.log); err != nil {
+		t.Fatal(err)
+	}
+}
