@@ -85,7 +85,7 @@ func TestCompactionInterrupted(t *testing.T) {
 				}
 				k.log = r.create("t")
 				l = k.log
-				*k = keyed{rig: r, log: l, key: map[int64]string{}, value: map[int64]string{}, aborted: map[int64]bool{}}
+				*k = keyed{rig: r, log: l, key: map[int64]string{}, value: map[int64]string{}, aborted: map[int64]bool{}, txn: map[int64]int64{}}
 			case "log start":
 				to := l.segments[1].base
 				r.must(what, func(d Done) { l.AdvanceLogStart(to, d) })

@@ -133,5 +133,8 @@ func compactionAt(t *testing.T, mode sim.Crash, policy Policy, n, second int, se
 	if _, err := k.check(l); err != nil {
 		fail("cleaned again: %v", err)
 	}
+	if l.LastStable() != l.LogEnd() {
+		fail("a transaction is open at %d: all have ended", l.LastStable())
+	}
 	return true, swapped
 }

@@ -26,13 +26,14 @@ type keyed struct {
 	key     map[int64]string // by offset
 	value   map[int64]string // "" is a tombstone
 	aborted map[int64]bool
+	txn     map[int64]int64 // whose transaction it is of, or 0
 	seq     int32
 	n       int
 	codec   record.Codec
 }
 
 func newKeyed(r *rig) *keyed {
-	return &keyed{rig: r, key: map[int64]string{}, value: map[int64]string{}, aborted: map[int64]bool{}}
+	return &keyed{rig: r, key: map[int64]string{}, value: map[int64]string{}, aborted: map[int64]bool{}, txn: map[int64]int64{}}
 }
 
 // put appends a batch of a few keys; false: the machine is down.
@@ -63,6 +64,8 @@ func (k *keyed) put(txn int64) bool {
 	base := k.log.LogEnd()
 	for i, p := range all {
 		k.key[base+int64(i)], k.value[base+int64(i)] = p.key, p.value
+		delete(k.aborted, base+int64(i)) // of what a crash took
+		k.txn[base+int64(i)] = txn
 	}
 	if _, err := k.log.Append(b.Finish(), how, 0, k.io.WallMillis()); err != nil {
 		if k.disk.Crashed() {
@@ -83,9 +86,12 @@ func (k *keyed) safe() bool {
 
 // mark ends a transaction.
 func (k *keyed) mark(txn int64, from int64, how record.ControlType) bool {
+	if p := k.log.producer.byID[txn]; p != nil && p.txnStart >= 0 { // a crash has left it open, perhaps
+		from = p.txnStart
+	}
 	if how == record.Abort {
 		for o := from; o < k.log.LogEnd(); o++ {
-			k.aborted[o] = true
+			k.aborted[o] = k.txn[o] == txn
 		}
 	}
 	if _, err := k.log.Append(record.AppendMarker(nil, txn, 0, record.Marker{Type: how}, 1), Coordinator, 0, 0); err != nil {
@@ -119,6 +125,26 @@ func (k *keyed) cleanings(n uint64) bool {
 	return k.until("cleaned", func() bool { return k.core.stats.Cleanings >= n })
 }
 
+// committed is how a consumer of what is committed finds out (Kafka's FetchCollector).
+type committed struct {
+	aborted []AbortedTxn // by their start
+	of      map[int64]bool
+}
+
+func (c *committed) skips(b record.Batch) bool {
+	for len(c.aborted) > 0 && c.aborted[0].FirstOffset <= b.LastOffset() {
+		c.of[c.aborted[0].ProducerID] = true
+		c.aborted = c.aborted[1:]
+	}
+	if b.Control() {
+		if m, err := record.ParseMarker(b); b.Count() > 0 && err == nil && m.Type == record.Abort {
+			delete(c.of, b.ProducerID())
+		}
+		return true
+	}
+	return b.Transactional() && c.of[b.ProducerID()]
+}
+
 // check compares what can be read with the model: nothing that was not written, in order;
 // and of each key the last value.
 func (k *keyed) check(l *Log) (records int, err error) {
@@ -131,6 +157,7 @@ func (k *keyed) check(l *Log) (records int, err error) {
 	d := record.NewDecompressor(1 << 20)
 	next := l.LogStart()
 	newest := int64(-1)
+	consumer := committed{aborted: l.AppendAborted(nil, next, l.LogEnd()), of: map[int64]bool{}}
 	for len(b) > 0 {
 		var batch record.Batch
 		batch, b, _ = record.Next(b)
@@ -138,6 +165,7 @@ func (k *keyed) check(l *Log) (records int, err error) {
 			return 0, fmt.Errorf("batch at %d after %d", batch.BaseOffset(), next)
 		}
 		next = batch.LastOffset() + 1
+		skips := consumer.skips(batch)
 		if batch.Control() {
 			continue
 		}
@@ -149,6 +177,9 @@ func (k *keyed) check(l *Log) (records int, err error) {
 				return 0, fmt.Errorf("offset %d: %q=%q, was %q=%q", r.Offset, r.Key, r.Value, k.key[r.Offset], k.value[r.Offset])
 			}
 			newest = max(newest, r.Timestamp)
+			if skips != k.aborted[r.Offset] && r.Offset < l.producer.firstUnstable() {
+				return 0, fmt.Errorf("offset %d: a consumer of what is committed passes over it: %v, it was aborted: %v", r.Offset, skips, k.aborted[r.Offset])
+			}
 			if !k.aborted[r.Offset] {
 				got[string(r.Key)] = string(r.Value)
 			}
