@@ -66,6 +66,8 @@ type Broker struct {
 
 	checkpoint   shard.Timer
 	checkpointed int64 // when the last one was due, ring's clock
+	space        *log.Space
+	look         spaceTimer
 	running      sync.WaitGroup
 }
 
@@ -110,6 +112,8 @@ func Open(cfg Config) (_ *Broker, err error) {
 	b.report.Journal = b.files.Report().String()
 	b.opened = time.Duration(cfg.Host.Monotonic() - start)
 	b.shared.ClusterID = b.dir.ClusterID()
+	b.space = log.NewSpace(b.dir, set.Int("disk.reserve.bytes"), cfg.Cores)
+	b.look.broker = b
 	defer func() {
 		if err != nil {
 			b.abandon()
@@ -205,7 +209,7 @@ func (b *Broker) Setup(core int, io ring.IO) error {
 		return err
 	}
 	c.Logs = log.NewCore(io, log.CoreConfig{
-		TailBytes: int(set.Int("tail.bytes")), Inline: set.Bool("append.inline"), Journal: c.Journal,
+		TailBytes: int(set.Int("tail.bytes")), Inline: set.Bool("append.inline"), Journal: c.Journal, Space: b.space,
 		Cleaner: cleaner(set, len(b.cores)),
 	})
 	c.SetupGroups()
@@ -261,6 +265,7 @@ func (b *Broker) Boot(done func(error)) {
 					end(nil)
 				}, func(error) {
 					b.setCheckpointTimer()
+					b.look.Fire(0)
 					b.ready.Store(true)
 					done(nil)
 				})
@@ -292,6 +297,38 @@ func (b *Broker) Fire(now int64) {
 			b.checkpointed = now
 		}
 		b.setCheckpointTimer()
+	})
+}
+
+// spaceEvery is how often the room on the disk is looked at, ns.
+const spaceEvery = 200e6
+
+// spaceTimer looks how much room there is, and says when the reserve is touched and when it is whole again.
+type spaceTimer struct {
+	shard.Timer
+	broker *Broker
+	short  bool
+}
+
+// Fire looks.
+func (t *spaceTimer) Fire(int64) {
+	b := t.broker
+	free, short := int64(0), false
+	b.runOnCore0(func() (err error) {
+		free, short, err = b.space.Check()
+		return err
+	}, func(err error) {
+		switch {
+		case err != nil:
+			b.cfg.Log("how much space is left: %v", err)
+		case short && !t.short:
+			b.cfg.Log("NO SPACE: %s has %d bytes left, and disk.reserve.bytes is %d: producers are refused until there are more", b.dir.Path(), free, b.cfg.Set.Int("disk.reserve.bytes"))
+		case !short && t.short:
+			b.cfg.Log("space again: %s has %d bytes left: producers are served", b.dir.Path(), free)
+		}
+		t.short = short
+		l := b.loops[0]
+		l.SetTimer(&t.Timer, l.IO.Now()+spaceEvery, t)
 	})
 }
 
@@ -400,6 +437,7 @@ func (b *Broker) Close() error {
 func (b *Broker) BeginClose(done func(error)) bool {
 	return b.loops[0].Post(shard.Func(func(l *shard.Loop) {
 		l.StopTimer(&b.checkpoint)
+		l.StopTimer(&b.look.Timer)
 		b.each(func(c *api.Core, end func(error)) { c.Drain(func() { end(nil) }) }, func(error) {
 			b.each(func(c *api.Core, end func(error)) { c.CloseLogs(end) }, done)
 		})

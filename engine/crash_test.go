@@ -15,6 +15,8 @@ import (
 	"github.com/millrace/millrace/engine/config"
 	"github.com/millrace/millrace/engine/log"
 	"github.com/millrace/millrace/engine/replica"
+	"github.com/millrace/millrace/ring"
+	"github.com/millrace/millrace/ring/fault"
 	"github.com/millrace/millrace/ring/sim"
 )
 
@@ -25,12 +27,16 @@ type machine struct {
 	world *sim.World
 	host  *sim.Host
 	ios   []*sim.IO
+	set   []string     // what is configured otherwise
+	lines []string     // what the broker printed
+	rules *fault.Rules // nil: nothing fails
+	index string       // segment.index.bytes of create's topics: small ones make small segments
 	*engine.Broker
 }
 
 func newMachine(t testing.TB, seed uint64) *machine {
 	w := sim.NewWorld(seed)
-	return &machine{TB: t, world: w, host: w.NewHost("a", netip.AddrFrom4([4]byte{10, 0, 0, 1}))}
+	return &machine{TB: t, index: "120", world: w, host: w.NewHost("a", netip.AddrFrom4([4]byte{10, 0, 0, 1}))}
 }
 
 func (m *machine) must(err error) {
@@ -43,27 +49,60 @@ func (m *machine) must(err error) {
 // boot starts the broker on what the disk holds.
 func (m *machine) boot() {
 	m.Helper()
-	set, _, err := config.Parse("", "", []string{"listeners=PLAINTEXT://10.0.0.1:9092", "log.dirs=/data", "tail.bytes=1048576", "journal.bytes=65536", "flush.policy=file", "log.index.size.max.bytes=4096"})
+	m.must(m.tryBoot())
+}
+
+// tryBoot is boot, and why it could not be done.
+func (m *machine) tryBoot() error {
+	m.Helper()
+	set, _, err := config.Parse("", "", append([]string{"listeners=PLAINTEXT://10.0.0.1:9092", "log.dirs=/data", "tail.bytes=1048576", "journal.bytes=65536", "flush.policy=file", "log.index.size.max.bytes=4096"}, m.set...))
 	m.must(err)
+	var disk ring.Host = m.host
+	if m.rules != nil {
+		disk = fault.WrapHost(m.host, m.rules)
+	}
+	say := func(format string, args ...any) { m.lines = append(m.lines, fmt.Sprintf(format, args...)) }
 	m.Broker, err = engine.Open(engine.Config{
-		Set: set, Host: m.host, Cores: 2, Recovery: 1, Log: func(string, ...any) {},
+		Set: set, Host: disk, Cores: 2, Recovery: 1, Log: say,
 		OpenStore: func(dir string, run engine.Runner) (cluster.Store, []cluster.KV, error) {
-			s, err := file.Open(m.host, filepath.Join(dir, "metadata.json"), file.Runner(run))
+			s, err := file.Open(disk, filepath.Join(dir, "metadata.json"), file.Runner(run))
 			if err != nil {
 				return nil, nil, err
 			}
 			return s, s.Load(), nil
 		},
 	})
-	m.must(err)
+	if err != nil {
+		return err
+	}
+	report, _ := m.Report()
+	say("%v", report)
 	m.ios = nil
 	for i := range m.Loops() {
-		m.ios = append(m.ios, m.host.NewIO(sim.IOConfig{PoolBytes: 4 << 20, RecvBuffers: 8}))
-		m.must(m.Setup(i, m.ios[i]))
+		m.ios = append(m.ios, m.host.NewIO(sim.IOConfig{PoolBytes: 8 << 20, RecvBuffers: 8}))
+		var io ring.IO = m.ios[i]
+		if m.rules != nil {
+			io = fault.Wrap(io, m.rules)
+		}
+		m.must(m.Setup(i, io))
 	}
 	booted := false
-	m.Boot(func(err error) { m.must(err); booted = true })
+	m.Boot(func(failed error) { err, booted = failed, true })
 	m.drive(&booted)
+	return err
+}
+
+// faulty makes the machine's disk one that fails by rules, from the next boot on.
+func (m *machine) faulty() {
+	var err error
+	m.rules, err = fault.Parse("")
+	m.must(err)
+}
+
+// create asks for a topic of one partition with small segments.
+func (m *machine) create(name string, done func(error)) {
+	spec := cluster.TopicSpec{Name: name, Partitions: 1, Replicas: 1, Config: map[string]string{"segment.index.bytes": m.index, "index.interval.bytes": "1000", "retention.ms": "-1"}}
+	m.Shared().Controller.CreateTopic(spec, false, func(_ *cluster.Topic, err error) { done(err) })
 }
 
 // drive lets time pass until done, or the machine has crashed.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"maps"
+	"path/filepath"
 	"strings"
 
 	"github.com/millrace/millrace/engine/api"
@@ -95,7 +96,14 @@ func (b *Broker) attachAll(done func(error)) {
 	found := map[cluster.ID]map[int32]*log.Log{}
 	var strays []stray
 	for _, l := range b.dir.Logs() {
+		if err := b.name(l, im); err != nil {
+			done(err)
+			return
+		}
 		id := cluster.ID(l.TopicID())
+		if t := im.Topics[l.Topic()]; t != nil && int(l.Partition()) < len(t.Partitions) {
+			id = t.ID
+		}
 		if t := im.ByID[id]; t == nil || t.Name != l.Topic() || int(l.Partition()) >= len(t.Partitions) {
 			to, err := b.dir.SetAside(l)
 			if err != nil {
@@ -147,6 +155,23 @@ func (b *Broker) attachAll(done func(error)) {
 	})
 }
 
+// name settles whose a log is where its partition.metadata does not say, or says what cannot be. A
+// partition of that name without another directory is the one: a topic's directories are
+// renamed before its name is free for another.
+func (b *Broker) name(l *log.Log, im *cluster.Image) error {
+	t := im.Topics[l.Topic()]
+	if t == nil || int(l.Partition()) >= len(t.Partitions) || l.TopicID() == t.ID {
+		return nil
+	}
+	path := filepath.Join(l.Path(), "partition.metadata")
+	if why := l.Nameless(); why != nil {
+		b.cfg.Log("%s-%d: %v: the topic's id is written to it again", l.Topic(), l.Partition(), why)
+		return b.dir.Adopt(l, t.ID)
+	}
+	l.Refuse(path, fmt.Errorf("it has the topic id %v, and the topic %s has %v: the file is damaged, or the directory is another topic's", cluster.ID(l.TopicID()), t.Name, t.ID))
+	return nil
+}
+
 func addRoute(to *api.Routes, t *cluster.Topic, routes []api.Route) {
 	r := &api.TopicRoute{Name: t.Name, NameBytes: []byte(t.Name), ID: t.ID, Internal: t.Internal(), Partitions: routes}
 	to.ByName[t.Name], to.ByID[t.ID] = r, r
@@ -191,6 +216,7 @@ func (b *Broker) attachLogs(parts []part, done func([]api.Route, error)) {
 	b.spread(len(parts), core, func(i int, c *api.Core, end func(error)) {
 		p := &parts[i]
 		err := p.log.SetConfig(b.topicConfig(p.topic.Config))
+		p.log.LimitEpochs(p.topic.Partitions[p.index].LeaderEpoch)
 		if err == nil {
 			q := replica.New(p.topic.Name, p.topic.ID, int32(p.index), p.topic.Partitions[p.index].LeaderEpoch, p.log)
 			q.Say = b.cfg.Log

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
@@ -9,17 +10,24 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 
+	"github.com/millrace/millrace/engine/cluster"
+	"github.com/millrace/millrace/engine/cluster/file"
+	"github.com/millrace/millrace/engine/log"
 	"github.com/millrace/millrace/engine/record"
+	"github.com/millrace/millrace/ring"
+	"github.com/millrace/millrace/ring/posix"
 )
 
 func logVerify(c *cli, args []string) error {
 	f := newFlags("log verify", "DIR...",
 		"Checks every partition below a data directory: CRC and order of batches, offset, time and transaction indexes against the log, "+
-			"producer snapshots and leader epochs. Stop the broker first. Damage is printed and makes the exit code 1; a note is what "+
+			"producer snapshots and leader epochs; and the files of the directory itself: checkpoints, properties and metadata.json. It does "+
+			"not look into the journals (core-N.journal): the next start does. Stop the broker first. Damage is printed and makes the exit code 1; a note is what "+
 			"recovery puts right at the next start, such as a torn tail above the recovery point.",
 		"millrace log verify /var/lib/millrace\nmillrace log verify /var/lib/kafka/orders-0 --deep")
 	deep := f.Bool("deep", false, "decompress and decode each record too")
@@ -45,6 +53,9 @@ func logVerify(c *cli, args []string) error {
 				return nil
 			case strings.HasSuffix(path, "-delete"): // the broker removes it
 				return fs.SkipDir
+			}
+			if err := v.dataDirectory(path); err != nil {
+				return err
 			}
 			return v.directory(path)
 		})
@@ -94,7 +105,16 @@ type verifier struct {
 	report
 	deep         bool
 	decompressor *record.Decompressor
-	print        func(finding) // nil: not while it runs
+	print        func(finding)             // nil: not while it runs
+	topics       map[string]*cluster.Topic // of the data directory, where it says
+}
+
+// cutLast is strings.Cut around the last sep.
+func cutLast(s, sep string) (before, after string, found bool) {
+	if i := strings.LastIndex(s, sep); i >= 0 {
+		return s[:i], s[i+len(sep):], true
+	}
+	return s, "", false
 }
 
 func (v *verifier) found(level, file, format string, args ...any) {
@@ -119,12 +139,14 @@ type partition struct {
 	last     int64 // offset of the last record so far, -1: none
 	epoch    int32 // of the last batch
 	epochs   []epochStart
+	open     map[int64]bool // producers with a transaction that has records
 }
 
 // placed is what the indexes are checked against: one batch and where it lies.
 type placed struct {
 	pos, base, last, maxTimestamp, producerID int64
 	abort                                     bool
+	records                                   bool // an abort: the transaction had some
 }
 
 // directory verifies dir where it is a partition's, which is where segments lie.
@@ -139,7 +161,7 @@ func (v *verifier) directory(dir string) error {
 	}
 	slices.Sort(logs) // 20 digits: by offset
 	v.Partitions++
-	p := &partition{verifier: v, dir: dir, last: -1, epoch: -1}
+	p := &partition{verifier: v, dir: dir, last: -1, epoch: -1, open: map[int64]bool{}}
 	p.readRecovery()
 	for _, path := range logs {
 		if err := p.segment(path, path == logs[len(logs)-1]); err != nil {
@@ -148,10 +170,70 @@ func (v *verifier) directory(dir string) error {
 	}
 	p.snapshots()
 	p.leaderEpochs()
-	if _, err := readPartitionMetadata(filepath.Join(dir, "partition.metadata")); errors.Is(err, fs.ErrNotExist) {
-		v.found(levelNote, filepath.Join(dir, "partition.metadata"), "is missing")
-	} else if err != nil {
-		v.found(levelDamage, filepath.Join(dir, "partition.metadata"), "%v", err)
+	metadata := filepath.Join(dir, "partition.metadata")
+	id, err := readPartitionMetadata(metadata)
+	name, _, _ := cutLast(filepath.Base(dir), "-")
+	topic := v.topics[name]
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		v.found(levelNote, metadata, "is missing")
+	case err != nil:
+		v.found(levelDamage, metadata, "%v", err)
+	case topic != nil && id != topic.ID.String():
+		v.found(levelDamage, metadata, "topic id %s, and %s has %v in metadata.json", id, name, topic.ID)
+	}
+	return nil
+}
+
+// dataDirectory verifies the files that a data directory, or one of journals, has of its own.
+func (v *verifier) dataDirectory(dir string) error {
+	for _, f := range []struct {
+		name  string
+		check func(b []byte) error
+	}{
+		{"meta.properties", checkSeal}, {"journal.properties", checkSeal}, {"journal-checkpoint", checkSeal},
+		{"recovery-point-offset-checkpoint", log.CheckOffsets}, {"replication-offset-checkpoint", log.CheckOffsets}, {"log-start-offset-checkpoint", log.CheckOffsets},
+	} {
+		path := filepath.Join(dir, f.name)
+		b, err := os.ReadFile(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if err := f.check(b); err != nil {
+			v.found(levelDamage, path, "%v", err)
+		}
+	}
+	v.topics = nil
+	path := filepath.Join(dir, "metadata.json")
+	if _, err := os.Stat(path); err != nil {
+		return nil // Kafka has none, and a partition's directory neither
+	}
+	store, err := file.Open(posix.Host(), path, nil)
+	if err == nil {
+		var image *cluster.Image
+		if image, err = cluster.Decode(store.Load()); err == nil {
+			v.topics = image.Topics
+		}
+	}
+	if err != nil {
+		v.found(levelDamage, path, "%v", err)
+	}
+	return nil
+}
+
+var hasVersion = regexp.MustCompile(`(?m)^version=\d`)
+
+// checkSeal says what is wrong with a file of properties. What Kafka has written has no seal.
+func checkSeal(b []byte) error {
+	text, sealed, err := ring.Unseal(b)
+	switch {
+	case err != nil:
+		return err
+	case !hasVersion.Match(text), !sealed && bytes.HasPrefix(text, []byte("version=2")):
+		return ring.ErrSeal
 	}
 	return nil
 }
@@ -229,7 +311,10 @@ func (p *partition) segment(path string, active bool) error {
 			continue
 		}
 		if p.batch(s, b, pos) {
-			batches = append(batches, placed{pos, b.BaseOffset(), b.LastOffset(), b.MaxTimestamp(), b.ProducerID(), isAbort(b)})
+			batches = append(batches, placed{pos, b.BaseOffset(), b.LastOffset(), b.MaxTimestamp(), b.ProducerID(), isAbort(b), b.Control() && p.open[b.ProducerID()]})
+			if b.Transactional() {
+				p.open[b.ProducerID()] = !b.Control()
+			}
 		}
 		pos += int64(len(b))
 		p.Batches++
@@ -344,8 +429,8 @@ func (p *partition) readable(path string, offset int64, err error) {
 	}
 }
 
-func (p *partition) index(log string, batches []placed) {
-	path := beside(log, ".index")
+func (p *partition) index(segment string, batches []placed) {
+	path := beside(segment, ".index")
 	entries, err := readIndex(path)
 	p.readable(path, p.last, err)
 	for i, e := range entries {
@@ -363,8 +448,8 @@ func (p *partition) index(log string, batches []placed) {
 	}
 }
 
-func (p *partition) timeIndex(log string, batches []placed) {
-	path := beside(log, ".timeindex")
+func (p *partition) timeIndex(segment string, batches []placed) {
+	path := beside(segment, ".timeindex")
 	entries, err := readTimeIndex(path)
 	p.readable(path, p.last, err)
 	for i, e := range entries {
@@ -382,13 +467,17 @@ func (p *partition) timeIndex(log string, batches []placed) {
 	}
 }
 
-func (p *partition) txnIndex(log string, batches []placed) {
-	path := beside(log, ".txnindex")
+func (p *partition) txnIndex(segment string, batches []placed) {
+	path := beside(segment, ".txnindex")
 	entries, err := readAborted(path)
-	if errors.Is(err, fs.ErrNotExist) { // there is one only where a transaction was aborted
-		return
+	if !errors.Is(err, fs.ErrNotExist) { // there is one only where a transaction was aborted
+		p.readable(path, p.last, err)
 	}
-	p.readable(path, p.last, err)
+	for _, b := range batches {
+		if b.abort && b.records && !slices.ContainsFunc(entries, func(e aborted) bool { return e.lastOffset == b.last }) {
+			p.found(p.level(b.last), path, "there is no entry for the transaction of producer %d that was aborted at offset %d", b.producerID, b.last)
+		}
+	}
 	for i, e := range entries {
 		b, ok := holding(batches, e.lastOffset)
 		switch {

@@ -135,6 +135,10 @@ func (l *groupLoad) next() {
 			return
 		}
 	}
+	if err := l.log.Err(); err != nil { // damaged: what it cannot show may be what groups have committed
+		l.done(fmt.Errorf("__consumer_offsets-%d: %w", l.partition, err))
+		return
+	}
 	l.core.Groups.EndLoad(l.partition)
 	l.done(nil)
 }

@@ -79,6 +79,7 @@ var brokerKeys = []Key{
 	num("flush.ms", Long, 100, 1, maxLong, "flush.policy=interval: an acknowledged record is on disk after this many ms at the latest."),
 	num("flush.messages", Long, 10000, 1, maxLong, "flush.policy=interval: at most this many acknowledged records of a partition are not on disk."),
 	num("flush.bytes", Long, 8<<20, 1, maxLong, "flush.policy=interval: at most this many acknowledged bytes of a partition are not on disk."),
+	num("disk.reserve.bytes", Long, 64<<20, 0, 1<<50, "Producers are refused, with an error that they try again on, while less than this is left on the file system of log.dirs, bytes: checkpoints, metadata and offsets can still be written then. 0: until it is full."),
 	num("journal.bytes", Long, 128<<20, 64<<10, 1<<40, "The size of each core's journal, bytes. It is reserved at the start. Half of it should hold 64 KiB for each partition of the core."),
 	str("journal.dir", unset, "The directory of the journals; by default journal in log.dirs. On another device they do not share its flushes with the segments."),
 	num("tail.bytes", Long, 128<<20, 1<<20, 1<<35, "Memory for recent batches on each core, from which consumers at the end of a log are served; at most half of memory.bytes."),

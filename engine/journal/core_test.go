@@ -451,6 +451,9 @@ func rewrite(r *rig, path, from, to string) {
 	if err != nil {
 		r.Fatal(err)
 	}
+	if b, _, err = ring.Unseal(b); err != nil {
+		r.Fatal(err)
+	}
 	i := bytes.Index(b, []byte(from))
 	if i < 0 {
 		r.Fatalf("%s: no %s in %s", path, from, b)
@@ -460,7 +463,7 @@ func rewrite(r *rig, path, from, to string) {
 	} else {
 		b = bytes.Replace(b, []byte(from), []byte(to), 1)
 	}
-	if err := ring.WriteFileAtomic(r.disk, path, b); err != nil {
+	if err := ring.WriteFileAtomic(r.disk, path, ring.Seal(b)); err != nil {
 		r.Fatal(err)
 	}
 }

@@ -53,6 +53,7 @@ type meta struct {
 	generation    uint64
 	empty         bool
 	files         int
+	bytes         int64 // of each file; 0: not known
 	zeroed        []bool
 }
 
@@ -65,6 +66,7 @@ type Report struct {
 	Frames  int   // replayed
 	Entries int
 	Bytes   int64    // of batches in them
+	Ends    []string // where each file ends
 	Torn    []string // files whose last frame was torn, or damaged: it was left out
 	Damaged []string // entries whose batches cannot be had
 	Nanos   int64
@@ -82,6 +84,9 @@ func (r *Report) String() string {
 	}
 	s := fmt.Sprintf("journal: %d bytes read from %d files, %d entries with %d bytes replayed, in %.1f ms (predicted: %.1f)",
 		r.Read, r.Files, r.Entries, r.Bytes, float64(r.Nanos)/1e6, float64(r.Predicted)/1e6)
+	for _, t := range r.Ends {
+		s += "\n  " + t
+	}
 	for _, t := range r.Torn {
 		s += "\n  " + t + ": left out"
 	}
@@ -200,7 +205,7 @@ func (f *Files) Begin() error {
 		}
 	}
 	m.generation++
-	m.empty, m.files, m.zeroed = false, f.cfg.Cores, zeroed
+	m.empty, m.files, m.bytes, m.zeroed = false, f.cfg.Cores, f.cfg.Bytes, zeroed
 	f.meta = m
 	if err := f.write(f.cfg.Dir, metaName, m); err != nil {
 		return err
@@ -281,11 +286,11 @@ func (f *Files) write(dir, name string, m meta) error {
 		}
 	}
 	enc := base64.RawURLEncoding
-	text := fmt.Sprintf("version=1\njournal.id=%s\ndirectory.id=%s\ngeneration=%d\nempty=%t\n", enc.EncodeToString(m.id[:]), enc.EncodeToString(f.dir[:]), m.generation, m.empty)
+	text := fmt.Sprintf("version=2\njournal.id=%s\ndirectory.id=%s\ngeneration=%d\nempty=%t\n", enc.EncodeToString(m.id[:]), enc.EncodeToString(f.dir[:]), m.generation, m.empty)
 	if name == metaName {
-		text += fmt.Sprintf("files=%d\nzeroed=%s\n", m.files, strings.Join(zeroed, ","))
+		text += fmt.Sprintf("files=%d\nbytes=%d\nzeroed=%s\n", m.files, m.bytes, strings.Join(zeroed, ","))
 	}
-	return ring.WriteFileAtomic(f.host, filepath.Join(dir, name), []byte(text))
+	return ring.WriteFileAtomic(f.host, filepath.Join(dir, name), ring.Seal([]byte(text)))
 }
 
 func readMeta(h ring.Host, path string) (m meta, found bool, err error) {
@@ -296,6 +301,10 @@ func readMeta(h ring.Host, path string) (m meta, found bool, err error) {
 	if err != nil {
 		return m, false, err
 	}
+	b, sealed, err := ring.Unseal(b)
+	if err != nil {
+		return m, false, fmt.Errorf("%s: %w", path, err)
+	}
 	got := map[string]string{}
 	for _, line := range strings.Split(string(b), "\n") {
 		if k, v, ok := strings.Cut(line, "="); ok {
@@ -305,7 +314,11 @@ func readMeta(h ring.Host, path string) (m meta, found bool, err error) {
 	bad := func(key string) (meta, bool, error) {
 		return m, false, fmt.Errorf("%s: %s is %q", path, key, got[key])
 	}
-	if got["version"] != "1" {
+	switch {
+	case got["version"] == "2" && sealed, got["version"] == "1": // 1 had no seal
+	case got["version"] == "2" || len(b) == 0:
+		return m, false, fmt.Errorf("%s: %w", path, ring.ErrSeal)
+	default:
 		return bad("version")
 	}
 	for key, id := range map[string]*[16]byte{"journal.id": &m.id, "directory.id": &m.directory} {
@@ -320,6 +333,11 @@ func readMeta(h ring.Host, path string) (m meta, found bool, err error) {
 	}
 	if m.empty, err = strconv.ParseBool(got["empty"]); err != nil {
 		return bad("empty")
+	}
+	if got["bytes"] != "" {
+		if m.bytes, err = strconv.ParseInt(got["bytes"], 10, 64); err != nil {
+			return bad("bytes")
+		}
 	}
 	if got["files"] != "" {
 		if m.files, err = strconv.Atoi(got["files"]); err != nil || m.files < 0 || m.files > 1<<16 {

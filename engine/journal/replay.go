@@ -58,7 +58,7 @@ func (f *Files) replayFile(path string, part *aside, apply func(*Entry) error) e
 		return err
 	}
 	defer f.host.Close(fd)
-	r := reader{host: f.host, fd: fd, path: path, id: f.meta.id, generation: f.meta.generation, part: part, report: &f.report, log: f.cfg.Log}
+	r := reader{host: f.host, fd: fd, path: path, id: f.meta.id, generation: f.meta.generation, part: part, report: &f.report, bytes: f.meta.bytes, log: f.cfg.Log}
 	all, err := r.scan()
 	if err != nil {
 		return err
@@ -79,6 +79,7 @@ type reader struct {
 	generation uint64
 	part       *aside // that was set aside; nil: the file is a core's journal
 	report     *Report
+	bytes      int64 // that a core's file was made with; 0: not known
 	log        func(format string, args ...any)
 	buf        []byte
 }
@@ -107,6 +108,9 @@ func (r *reader) scan() ([]found, error) {
 	size, err := r.host.Size(r.fd)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", r.path, err)
+	}
+	if r.part == nil && r.bytes > 0 && size != r.bytes {
+		return nil, fmt.Errorf("%s: DAMAGED: it has %d bytes, and was made with %d. Records that had been acknowledged may be lost with it; nothing was changed", r.path, size, r.bytes)
 	}
 	r.report.Read += size
 	for off := int64(0); off < size; {
@@ -226,6 +230,7 @@ func (r *reader) behind(last found) error {
 		return fmt.Errorf("%s: %w", r.path, err)
 	}
 	at := (last.off + int64(padded(last.size))) % size
+	r.report.Ends = append(r.report.Ends, fmt.Sprintf("%s: its last whole write ends at %d; a later one, if there was any, is torn or damaged and cannot be seen", r.path, at))
 	b, err := r.read(at, frameMax)
 	if err != nil {
 		return err

@@ -222,8 +222,12 @@ func (l *Log) place(n int, count, last, timestamp int64, how Origin, now int64) 
 		}
 		l.roll(now)
 	}
+	if how == Client && !l.core.space.take(n, l.core.unwritten) {
+		return nil, ErrNoSpace
+	}
 	k := l.room(n, how)
 	if k == nil {
+		l.core.space.left += int64(n) // it was not taken
 		l.core.stats.Refused++
 		l.core.press()
 		return nil, ErrPressure

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"hash/crc32"
+	"io/fs"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -27,6 +29,14 @@ type partitionKey struct {
 
 var errCheckpoint = errors.New("not a checkpoint file of version 0")
 
+// sumTopic is the topic of an entry that is none: its offset is the CRC-32C of the entries before it. No
+// topic can have that name, and Kafka, which reads the file too, passes over partitions it does not have.
+const sumTopic = "#crc32c"
+
+func appendSum(entries []byte) []byte {
+	return fmt.Appendf(entries, "%s 0 %d\n", sumTopic, crc32.Checksum(entries, castagnoli))
+}
+
 // checkpointLines are the entries of a checkpoint file: the version, their number,
 // then as many lines.
 func checkpointLines(b []byte) ([]string, error) {
@@ -41,11 +51,22 @@ func checkpointLines(b []byte) ([]string, error) {
 	return lines[2:], nil
 }
 
-// decodeOffsets reads a checkpoint of offsets by partition.
+// decodeOffsets reads a checkpoint of offsets by partition: of ours, with the sum of what comes
+// before as the last entry; Kafka's have none.
 func decodeOffsets(b []byte) (map[partitionKey]int64, error) {
 	lines, err := checkpointLines(b)
 	if err != nil {
 		return nil, err
+	}
+	if last := len(lines) - 1; last >= 0 && strings.HasPrefix(lines[last], sumTopic) {
+		lines = lines[:last]
+		entries := strings.Join(lines, "\n")
+		if last > 0 {
+			entries += "\n"
+		}
+		if !bytes.HasSuffix(b, appendSum([]byte(entries))) {
+			return nil, ring.ErrSeal
+		}
 	}
 	m := make(map[partitionKey]int64, len(lines))
 	for i, line := range lines {
@@ -63,6 +84,12 @@ func decodeOffsets(b []byte) (map[partitionKey]int64, error) {
 	return m, nil
 }
 
+// CheckOffsets says what is wrong with the content of a checkpoint of offsets; nil: nothing.
+func CheckOffsets(b []byte) error {
+	_, err := decodeOffsets(b)
+	return err
+}
+
 // offsets is a checkpoint of the logs in their order: what value says, where it
 // says anything.
 func (d *Dir) offsets(value func(l *Log) (int64, bool)) []byte {
@@ -74,19 +101,24 @@ func (d *Dir) offsets(value func(l *Log) (int64, bool)) []byte {
 			n++
 		}
 	}
-	return append(fmt.Appendf(nil, "0\n%d\n", n), b.Bytes()...)
+	return append(fmt.Appendf(nil, "0\n%d\n", n+1), appendSum(b.Bytes())...)
 }
 
-// readOffsets reads a checkpoint file, whose name is durable; none is empty.
-func (d *Dir) readOffsets(name string) (map[partitionKey]int64, error) {
+// readOffsets reads a checkpoint file, whose name is durable; none is empty. One that is damaged
+// is passed over: without, is what that means.
+func (d *Dir) readOffsets(name, without string, report *RecoveryReport) (map[partitionKey]int64, error) {
 	path := filepath.Join(d.path, name)
-	b, err := readWhole(d.host, path)
-	if err != nil || len(b) == 0 {
+	b, err := ring.ReadFile(d.host, path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
 		return nil, err
 	}
 	m, err := decodeOffsets(b)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+		report.Damaged = append(report.Damaged, fmt.Sprintf("%s: %v: %s", path, err, without))
+		return nil, nil
 	}
 	d.files[name] = b
 	return m, nil
@@ -98,6 +130,7 @@ func (d *Dir) readOffsets(name string) (map[partitionKey]int64, error) {
 func (d *Dir) Checkpoint() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.writeFailedSync()
 	err := errors.Join(d.writeRecoveryPoints(), d.writeStarts(), d.writeHighWatermarks(), d.writeCleaned())
 	if err == nil {
 		clear(d.gone)

@@ -263,6 +263,9 @@ func TestCompaction(t *testing.T) {
 				}
 				r.open()
 				k.log = r.find("t")
+				if len(r.report.Logs[0].Mended) > 0 {
+					t.Fatalf("made again: %v", r.report.Logs[0].Mended)
+				}
 				if k.log.Err() != nil || k.log.cleaned != at || r.report.Logs[0].CutAt != "" {
 					t.Fatalf("first dirty offset %d, was %d: %v", k.log.cleaned, at, r.report)
 				}

@@ -129,8 +129,8 @@ func (x *txnRig) restart() {
 	}
 	x.open()
 	x.log = x.find("t")
-	if x.log.Err() != nil {
-		x.t.Fatal(x.log.Err())
+	if x.log.Err() != nil || len(x.report.Logs[0].Mended) > 0 {
+		x.t.Fatalf("%v; made again: %v", x.log.Err(), x.report.Logs[0].Mended)
 	}
 	x.log.SetHighWatermark(x.log.LogEnd())
 	x.pause()
@@ -179,7 +179,7 @@ func TestMarkers(t *testing.T) {
 	}
 }
 
-// TestEntriesGo: a .txnindex that has had entries and needs none any more is replaced by an empty one, wherever a crash
+// TestEntriesGo: a .txnindex that has had entries and needs none any more goes with the segments, wherever a crash
 // comes: no consumer is told of an aborted transaction whose marker is gone.
 func TestEntriesGo(t *testing.T) {
 	for n := 1; ; n++ {
@@ -211,8 +211,8 @@ func TestEntriesGo(t *testing.T) {
 			x.wants("crash after the exchange", "2:abort 3:d 4:commit")
 		}
 		if !more {
-			if len(x.log.segments[0].aborted) > 0 {
-				t.Fatal("the entry is still there")
+			if len(x.log.segments[0].aborted) > 0 || strings.Contains(x.listing(), suffixTxn) {
+				t.Fatalf("the entry is still there:%s", x.listing())
 			}
 			return
 		}
@@ -278,5 +278,25 @@ func TestProducerSurvivesCompaction(t *testing.T) {
 	}
 	if _, err := x.log.Append(one(5), Client, 0, x.io.WallMillis()); err == nil {
 		t.Fatal("a gap in the sequence is taken")
+	}
+}
+
+// TestEpochsSurviveCompaction: an epoch of which no batch is left, or not the first one, starts where it did.
+func TestEpochsSurviveCompaction(t *testing.T) {
+	x := newTxnRig(t)
+	for epoch := range int32(4) {
+		x.must("epoch", func(d Done) { x.log.StartEpoch(epoch, d) })
+		for range 6 {
+			x.append1(x.log, valued(1000, "k", 200), Client)
+		}
+	}
+	x.others()
+	want := fmt.Sprint(x.log.epochs.list)
+	x.compact()
+	for range 2 {
+		x.restart()
+		if got := fmt.Sprint(x.log.epochs.list); got != want {
+			t.Fatalf("epochs %s, were %s", got, want)
+		}
 	}
 }

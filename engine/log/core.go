@@ -17,6 +17,8 @@ type CoreConfig struct {
 	Journal journal.Journal
 	// Cleaner is what compaction may take. The zero value: it does not run.
 	Cleaner CleanerConfig
+	// Space is the room on the disk; nil: it is not looked at.
+	Space *Space
 }
 
 // Core is what the logs of one core share: the memory for tails, their deadlines,
@@ -26,6 +28,7 @@ type Core struct {
 	pool    *ring.Pool
 	journal journal.Journal
 	inline  ring.Flags
+	space   allowance
 
 	tailMax   int   // bytes of blocks that tails may hold
 	held      int   // bytes of blocks that tails hold
@@ -73,7 +76,7 @@ func NewCore(io ring.IO, cfg CoreConfig) *Core {
 		cfg.TailBytes = 64 << 20
 	}
 	c := &Core{
-		io: io, pool: io.Pool(), journal: cfg.Journal, tailMax: cfg.TailBytes,
+		io: io, pool: io.Pool(), journal: cfg.Journal, tailMax: cfg.TailBytes, space: allowance{of: cfg.Space},
 		decompressor: record.NewDecompressor(record.DecompressedMaxDefault),
 	}
 	if c.cleaner = (cleaner{CleanerConfig: cfg.Cleaner, at: ring.Forever}); c.cleaner.BytesPerSecond <= 0 {

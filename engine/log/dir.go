@@ -59,7 +59,9 @@ type Dir struct {
 	cleanedDoubt bool                  // the cleaner's checkpoint on disk is not known
 	unclean      []string              // logs that were closed otherwise than cleanly
 
-	appended int64 // bytes appended to all logs by the last checkpoint; mu
+	failedSync     string // the first sync of a segment that failed; empty: none
+	failedSyncKept bool   // the file says so
+	appended       int64  // bytes appended to all logs by the last checkpoint; mu
 }
 
 // RecoveryReport says what opening a directory did.
@@ -70,6 +72,7 @@ type RecoveryReport struct {
 	Logs    []LogReport
 	Removed []string // directories: deleted partitions, and unfinished ones
 	Ignored []string // directories that are none of ours, left alone
+	Damaged []string // files of the directory itself that were damaged, and what was done without them
 	Journal string   // what the journals held
 	Nanos   int64
 }
@@ -96,6 +99,9 @@ func (r *RecoveryReport) String() string {
 		r.Path, len(r.Logs), how, float64(r.Nanos)/1e6, checked, cut, damaged)
 	if r.Journal != "" {
 		fmt.Fprintf(&b, "  %s\n", r.Journal)
+	}
+	for _, damaged := range r.Damaged {
+		fmt.Fprintf(&b, "  DAMAGED: %s\n", damaged)
 	}
 	whole, rebuilt := 0, 0
 	for i := range r.Logs {
@@ -198,22 +204,28 @@ func (d *Dir) open(report *RecoveryReport) (err error) {
 	if err := d.host.SyncDir(d.path); err != nil {
 		return err
 	}
-	points, err := d.readOffsets(recoveryPointsName)
+	rewrite, err := d.readFailedSync()
 	if err != nil {
 		return err
 	}
-	starts, err := d.readOffsets(logStartsName)
+	points, err := d.readOffsets(recoveryPointsName, "every log is checked from its start", report)
 	if err != nil {
 		return err
 	}
-	marks, err := d.readOffsets(highWatermarksName)
+	starts, err := d.readOffsets(logStartsName, "every log starts at its first segment, and records that were deleted may be there again", report)
 	if err != nil {
 		return err
 	}
-	cleaned, err := d.readOffsets(cleanedName)
+	marks, err := d.readOffsets(highWatermarksName, "high watermarks are found anew", report)
 	if err != nil {
 		return err
 	}
+	damaged := len(report.Damaged)
+	cleaned, err := d.readOffsets(cleanedName, "logs are compacted from their start", report)
+	if err != nil {
+		return err
+	}
+	d.cleanedDoubt = len(report.Damaged) > damaged
 	entries, err := d.host.ReadDir(d.path)
 	if err != nil {
 		return err
@@ -240,7 +252,8 @@ func (d *Dir) open(report *RecoveryReport) (err error) {
 		}
 		key := partitionKey{topic, partition}
 		l := d.newLog(topic, partition, filepath.Join(d.path, e.Name))
-		r := &recovery{log: l, host: d.host, clean: report.Clean, trust: points[key], highMark: marks[key], startAt: starts[key], cleanedAt: cleaned[key], now: d.host.WallMillis(), aside: ring.NoFD}
+		r := &recovery{log: l, host: d.host, clean: report.Clean, trust: points[key], highMark: marks[key], startAt: starts[key], cleanedAt: cleaned[key], now: d.host.WallMillis(), aside: ring.NoFD, rewrites: rewrite}
+		_, r.known = points[key]
 		r.report = LogReport{Topic: topic, Partition: partition, Clean: report.Clean, RecoveryPoint: r.trust}
 		if report.Clean {
 			r.trust = math.MaxInt64
@@ -266,6 +279,12 @@ func (d *Dir) open(report *RecoveryReport) (err error) {
 	d.sort()
 	if err != nil {
 		return err
+	}
+	if rewrite {
+		report.Damaged = append(report.Damaged, fmt.Sprintf("%s: a sync has failed before this start: what was not known to be on disk has been written again", filepath.Join(d.path, failedSyncName)))
+		if err := d.removeFailedSync(); err != nil {
+			return err
+		}
 	}
 	// What the old files say of partitions that are gone must not meet their successors.
 	return d.Checkpoint()
@@ -317,12 +336,13 @@ func (d *Dir) replay(all []*recovery) error {
 	if d.cfg.Journal == nil {
 		return nil
 	}
+	// The incarnation alone says whose an entry is: partition.metadata, which has the topic's id, may be damaged.
 	byKey := make(map[journal.Key]*recovery, len(all))
 	for _, r := range all {
-		byKey[r.log.JournalKey()] = r
+		byKey[journal.Key{Partition: r.log.partition, Incarnation: r.log.incarnation}] = r
 	}
 	return d.cfg.Journal.Replay(d.id, func(e *journal.Entry) error {
-		if r := byKey[e.Key]; r != nil {
+		if r := byKey[journal.Key{Partition: e.Partition, Incarnation: e.Incarnation}]; r != nil {
 			return r.apply(e)
 		}
 		return nil // of a partition that is gone, or was cut since
@@ -462,18 +482,21 @@ func uuid(h ring.Host) (id [16]byte) {
 // openMeta reads and checks meta.properties, or makes it: then the directory is new.
 func (d *Dir) openMeta() (made bool, err error) {
 	path := filepath.Join(d.path, metaName)
-	b, err := readWhole(d.host, path)
-	if err != nil {
+	b, err := ring.ReadFile(d.host, path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return false, err
 	}
-	if len(b) == 0 {
+	if err != nil {
 		d.id, d.clusterID = uuid(d.host), d.cfg.ClusterID
 		if d.clusterID == "" { // a cluster of its own
 			id := uuid(d.host)
 			d.clusterID = base64.RawURLEncoding.EncodeToString(id[:])
 		}
 		text := fmt.Sprintf("cluster.id=%s\ndirectory.id=%s\nnode.id=%d\nversion=1\n", d.clusterID, base64.RawURLEncoding.EncodeToString(d.id[:]), d.cfg.NodeID)
-		return true, ring.WriteFileAtomic(d.host, path, []byte(text))
+		return true, ring.WriteFileAtomic(d.host, path, ring.Seal([]byte(text)))
+	}
+	if b, _, err = ring.Unseal(b); err != nil {
+		return false, fmt.Errorf("%s: %w", path, err)
 	}
 	got := map[string]string{}
 	for _, line := range strings.Split(string(b), "\n") {
@@ -502,23 +525,34 @@ func (d *Dir) openMeta() (made bool, err error) {
 	return false, nil
 }
 
-// readMetadata is the topic id in partition.metadata; zero where there is no file.
-func readMetadata(h ring.Host, dir string) (id [16]byte, err error) {
+// readMetadata is the topic id in partition.metadata; zero, and why, where there is none.
+func readMetadata(h ring.Host, dir string) (id [16]byte, why, err error) {
 	path := filepath.Join(dir, metadataName)
-	b, err := readWhole(h, path)
-	if err != nil || len(b) == 0 {
-		return id, err
+	b, err := ring.ReadFile(h, path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return id, err, nil
 	}
+	if err != nil {
+		return id, nil, err
+	}
+	id, why = parseMetadata(b)
+	if why != nil {
+		why = fmt.Errorf("%s: %w", path, why)
+	}
+	return id, why, nil
+}
+
+func parseMetadata(b []byte) (id [16]byte, err error) {
 	for _, line := range strings.Split(string(b), "\n") {
 		if text, ok := strings.CutPrefix(line, "topic_id: "); ok {
 			raw, err := base64.RawURLEncoding.DecodeString(strings.TrimSpace(text))
 			if err != nil || len(raw) != 16 {
-				return id, fmt.Errorf("%s: topic_id %q is not an id", path, text)
+				return id, fmt.Errorf("topic_id %q is not an id", text)
 			}
 			return [16]byte(raw), nil
 		}
 	}
-	return id, fmt.Errorf("%s: no topic_id", path)
+	return id, errors.New("no topic_id")
 }
 
 func encodeMetadata(id [16]byte) []byte {

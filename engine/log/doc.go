@@ -88,11 +88,12 @@
 //	           the indexes to .swap, SyncDir] -> as it was: a .swap of an index without one of its
 //	           .log is removed. -> [rename .log.cleaned to .log.swap] -> as it was, or as below.
 //	           -> [SyncDir]: this is the durable point. From here on recovery does the rest: ->
-//	           [remove the group's other segments; rename the indexes, .swap to none, SyncDir]
+//	           [remove the group's other segments; rename the indexes, .swap to none; SyncDir]
 //	           -> the group's first .log is the old one still: whatever is left of the others is
 //	           removed, .index and .timeindex are made again, and the .txnindex is the one of
-//	           .swap, or the one there, where that had been renamed. None of the others can come
-//	           back. -> [rename .log.swap to .log] -> as above, or the new segment. -> [SyncDir]
+//	           .swap, or the one there, where that had been renamed. An empty .txnindex.swap says
+//	           that there is to be none: the one there is removed first, and durably, then it. None
+//	           of the others can come back. -> [rename .log.swap to .log] -> as above, or the new segment. -> [SyncDir]
 //	           -> the new segment.
 //	           A record that goes is one with a later value of its key, which stays, below the
 //	           recovery point too; so a crash between two groups leaves some old values and
@@ -137,12 +138,19 @@
 // truncation. A checkpoint that would not change is not written. The indexes of the last segment always are: entries of what has been cut
 // must not come back behind those that follow.
 //
+// # Damage
+//
+// What was flushed is not scanned by a start. A batch from before it is checked when it is first
+// read: its CRC, and its offsets against its neighbours'. An entry of an index is believed where
+// the batch is that it means. Files that a start reads have a CRC, or are held against the batches
+// (leader epochs, aborted transactions), and are made again from them. docs/damage.md has all of it.
+//
 // # Errors
 //
 // An error of write, sync or a directory operation is never retried: the log is
 // fenced, its owner told once, nothing more is acknowledged, and what was stable can
 // still be read. A full disk is a state instead, where nothing was lost by it: see
-// ErrNoSpace. One thing recovery cannot see: after a failed sync the page cache may
-// hold what the disk does not, and calls it clean. A start without a reboot then
-// takes it for whole; a machine whose syncs have failed should be restarted.
+// ErrNoSpace. After a failed sync the page cache may
+// hold what the disk does not, and call it clean: the next start writes what is above the recovery
+// points again. See failedSyncName for what is on disk when.
 package log

@@ -19,7 +19,10 @@ type Epoch struct {
 
 // epochs are the leader epochs of a log, both numbers ascending (Kafka's
 // LeaderEpochFileCache).
-type epochs struct{ list []Epoch }
+type epochs struct {
+	list  []Epoch
+	below int // how many batches in a row a scan has seen with an older epoch
+}
 
 // latest is the last epoch, or -1.
 func (e *epochs) latest() int32 {
@@ -136,7 +139,7 @@ func (l *Log) StartEpoch(epoch int32, done Done) {
 	j.start = func() {
 		// Nothing is appended until the epoch is in force: it starts here.
 		l.starting = true
-		next = epochs{slices.Clone(l.epochs.list)}
+		next = epochs{list: slices.Clone(l.epochs.list)}
 		if epoch > next.latest() {
 			next.assign(epoch, l.logEnd)
 		}

@@ -205,13 +205,26 @@ func (c *cleaning) swap(group []source) error {
 			}
 		}
 	}
+	unwanted := "" // an empty .txnindex: there is to be none
 	for _, suffix := range suffixes {
-		if err := h.Rename(c.path(suffix+suffixSwap), c.path(suffix)); err != nil {
+		var err error
+		if suffix == suffixTxn && len(c.out.aborted) == 0 {
+			unwanted = c.path(suffix + suffixSwap)
+			err = removeFile(h, c.path(suffix))
+		} else {
+			err = h.Rename(c.path(suffix+suffixSwap), c.path(suffix))
+		}
+		if err != nil {
 			return err
 		}
 	}
 	if err := h.SyncDir(c.dir); err != nil {
 		return err
+	}
+	if unwanted != "" {
+		if err := h.Remove(unwanted); err != nil {
+			return err
+		}
 	}
 	if err := h.Rename(c.path(suffixLog+suffixSwap), c.path(suffixLog)); err != nil {
 		return err

@@ -1,8 +1,6 @@
 package log
 
 import (
-	"fmt"
-
 	"github.com/millrace/millrace/ring"
 )
 
@@ -161,7 +159,7 @@ func (y *syncOp) Complete(op *ring.Op) {
 	y.busy = false
 	l.unlease(y.seg)
 	if err := op.Error(); err != nil {
-		l.fail(y.seg.path(suffixLog), fmt.Errorf("sync: %w", err))
+		l.failSync(y.seg.path(suffixLog), err)
 		l.step()
 		return
 	}

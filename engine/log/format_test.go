@@ -72,9 +72,9 @@ func TestFormats(t *testing.T) {
 			0000000000000102 0003 0000000b 0000000000000006 00000001 0000000000001388 00000009 ffffffffffffffff`},
 		{"t-0/leader-epoch-checkpoint", hex.EncodeToString([]byte("0\n1\n5 0\n"))},
 		{"t-0/partition.metadata", hex.EncodeToString([]byte("version: 0\ntopic_id: AQIDAAAAAAAAAAAAAAAAAA\n"))},
-		{"recovery-point-offset-checkpoint", hex.EncodeToString([]byte("0\n1\nt 0 8\n"))},
-		{"replication-offset-checkpoint", hex.EncodeToString([]byte("0\n1\nt 0 0\n"))},
-		{"log-start-offset-checkpoint", hex.EncodeToString([]byte("0\n0\n"))},
+		{"recovery-point-offset-checkpoint", hex.EncodeToString([]byte("0\n2\nt 0 8\n#crc32c 0 3694535763\n"))},
+		{"replication-offset-checkpoint", hex.EncodeToString([]byte("0\n2\nt 0 0\n#crc32c 0 1092806635\n"))},
+		{"log-start-offset-checkpoint", hex.EncodeToString([]byte("0\n1\n#crc32c 0 0\n"))},
 		{".kafka_cleanshutdown", hex.EncodeToString([]byte(`{"version":0,"brokerEpoch":-1}`))},
 	} {
 		got, err := ring.ReadFile(r.disk, "/data/"+f.name)
@@ -95,6 +95,9 @@ func TestFormats(t *testing.T) {
 		t.Errorf("the first batch is not the client's: %x", first)
 	}
 	meta, err := ring.ReadFile(r.disk, "/data/meta.properties")
+	if meta, _, err = ring.Unseal(meta); err != nil {
+		t.Error(err)
+	}
 	if err != nil || !strings.HasPrefix(string(meta), "cluster.id=c\ndirectory.id=") || !strings.HasSuffix(string(meta), "\nnode.id=1\nversion=1\n") {
 		t.Errorf("meta.properties: %q %v", meta, err)
 	}
@@ -232,10 +235,10 @@ func TestOpenRefusals(t *testing.T) {
 	if _, _, err := OpenDir(r.host, "/data", DirConfig{ClusterID: "c", NodeID: 2, Config: r.config}); err == nil || !strings.Contains(err.Error(), "node.id") {
 		t.Error(err)
 	}
-	if err := ring.WriteFileAtomic(r.disk, "/data/"+recoveryPointsName, []byte("0\n2\nt 0 8\n")); err != nil {
+	if err := ring.WriteFileAtomic(r.disk, "/data/"+metaName, []byte("0\n2\nt 0 8\n")); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := OpenDir(r.host, "/data", DirConfig{ClusterID: "c", NodeID: 1, Config: r.config}); err == nil || !strings.Contains(err.Error(), recoveryPointsName) {
+	if _, _, err := OpenDir(r.host, "/data", DirConfig{ClusterID: "c", NodeID: 1, Config: r.config}); err == nil || !strings.Contains(err.Error(), metaName) {
 		t.Error(err)
 	}
 	if open := r.disk.OpenFiles(); len(open) > 0 {

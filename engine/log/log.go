@@ -47,6 +47,7 @@ type Log struct {
 	topic       string
 	partition   int32
 	topicID     [16]byte
+	nameless    error // why topicID is not known
 	incarnation uint64
 	dir         *Dir
 	path        string // of the partition's directory
@@ -108,6 +109,7 @@ type Log struct {
 	swapping    bool      // compacted segments take the place of others: no lookup may start
 
 	fence    *ErrFenced
+	damaged  bool // recovery fenced it: it is to go on beyond logEnd
 	noSpace  bool
 	cutting  bool // a truncation waits or runs: nothing is appended
 	cuts     int  // how many
@@ -325,6 +327,15 @@ func (l *Log) fail(file string, cause error) {
 	l.failFlushes()
 	l.listCleanable()
 	l.owner.Failed(l, l.fence)
+}
+
+// failSync fences the log because of a sync of a segment, and has it noted for the next start.
+func (l *Log) failSync(file string, err error) {
+	if l.fence == nil && !l.ended {
+		d, what := l.dir, fmt.Sprintf("%s: sync: %v", file, err)
+		l.enqueue(&job{name: "note a failed sync", always: true, run: func() error { d.noteFailedSync(what); return nil }})
+	}
+	l.fail(file, fmt.Errorf("sync: %w", err))
 }
 
 // advanceSynced: everything below end is on disk in the segments' files.

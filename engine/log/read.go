@@ -48,7 +48,13 @@ func (l *Log) Read(r *Read) bool {
 	case l.closing || l.closed:
 		r.Err = ErrClosed
 		return true
-	case r.Offset < l.logStart || r.Offset > l.logEnd:
+	case r.Offset < l.logStart:
+		r.Err = ErrOutOfRange
+		return true
+	case l.damaged && r.Offset >= l.logEnd: // what is there cannot be read, and is not gone
+		r.Err = l.fence
+		return true
+	case r.Offset > l.logEnd:
 		r.Err = ErrOutOfRange
 		return true
 	case r.Offset >= min(r.Limit, l.logEnd):

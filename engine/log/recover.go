@@ -27,8 +27,9 @@ type LogReport struct {
 	Cut           int64    // bytes cut off behind the last whole batch
 	CutAt         string   // file and position; empty when nothing was cut
 	Rebuilt       int      // segments whose indexes were made again
-	Mended        []string // after a clean close: files that were not as they had been left, and were made again
+	Mended        []string // files that were damaged, or after a clean close not as they had been left, and were made again
 	Replayed      int      // batches from the journal
+	Rewritten     int64    // bytes written again: see failedSyncName
 	Aside         string   // the file with what the journal has, and the damaged log could not take
 	Nanos         int64
 	Damage        error // why the log came up fenced; nil: it did not
@@ -36,11 +37,11 @@ type LogReport struct {
 
 func (r *LogReport) String() string {
 	s := fmt.Sprintf("%s-%d: offsets %d to %d", r.Topic, r.Partition, r.LogStart, r.LogEnd)
+	if len(r.Mended) > 0 {
+		s += ", made again: " + strings.Join(r.Mended, ", ")
+	}
 	if r.Clean {
 		s += ", closed cleanly"
-		if len(r.Mended) > 0 {
-			s += ", made again: " + strings.Join(r.Mended, ", ")
-		}
 		if r.Damage != nil {
 			s += fmt.Sprintf(", DAMAGED and fenced: %v", r.Damage)
 		}
@@ -50,11 +51,14 @@ func (r *LogReport) String() string {
 	if r.Replayed > 0 {
 		s += fmt.Sprintf(", %d batches from the journal", r.Replayed)
 	}
+	if r.Rewritten > 0 {
+		s += fmt.Sprintf(", %d bytes written again", r.Rewritten)
+	}
 	if r.Aside != "" {
 		s += ", entries of the journal kept in " + r.Aside
 	}
 	if r.CutAt != "" {
-		s += fmt.Sprintf(", torn tail of %d bytes cut at %s", r.Cut, r.CutAt)
+		s += fmt.Sprintf(", torn or damaged: %d bytes cut at %s", r.Cut, r.CutAt)
 	}
 	if r.Damage != nil {
 		s += fmt.Sprintf(", DAMAGED and fenced: %v", r.Damage)
@@ -64,24 +68,28 @@ func (r *LogReport) String() string {
 
 // recovery is one log on its way up: scanned, then replayed into, then finished.
 type recovery struct {
-	log       *Log
-	host      ring.Host
-	clean     bool
-	trust     int64 // the recovery point; MaxInt64 after a clean close
-	highMark  int64 // from the checkpoints
-	startAt   int64
-	cleanedAt int64
-	now       int64
-	report    LogReport
-	scan      scanner
-	dirty     map[*segment]bool // to be synced
-	epochsIn  []byte            // as the file has them
-	snapshots []int64           // the files there are
-	keeps     string            // a file with what an earlier start could not replay
-	aside     ring.FD           // where the journal's entries of a fenced log are kept
-	asidePath string
-	asideSize int64
-	asideEnd  int64 // the next offset after what is in it
+	log        *Log
+	host       ring.Host
+	clean      bool
+	trust      int64 // the recovery point; MaxInt64 after a clean close
+	rewrites   bool  // a sync has failed before this start
+	known      bool  // the checkpoint has the recovery point
+	highMark   int64 // from the checkpoints
+	startAt    int64
+	cleanedAt  int64
+	now        int64
+	report     LogReport
+	scan       scanner
+	dirty      map[*segment]bool // to be synced
+	epochsIn   []byte            // as the file has them
+	badEpochs  bool              // the file is damaged
+	badAborted []string          // transaction indexes that are damaged
+	snapshots  []int64           // the files there are
+	keeps      string            // a file with what an earlier start could not replay
+	aside      ring.FD           // where the journal's entries of a fenced log are kept
+	asidePath  string
+	asideSize  int64
+	asideEnd   int64 // the next offset after what is in it
 }
 
 // syncNames makes durable what recovery is about to see: a process that was killed may have
@@ -183,7 +191,7 @@ func (r *recovery) readDir() error {
 			return err
 		}
 	}
-	if l.topicID, err = readMetadata(h, l.path); err != nil {
+	if l.topicID, l.nameless, err = readMetadata(h, l.path); err != nil {
 		return err
 	}
 	b, err := readWhole(h, filepath.Join(l.path, epochsName))
@@ -191,10 +199,10 @@ func (r *recovery) readDir() error {
 		return err
 	}
 	r.epochsIn = b
+	// One begins empty, and is never written without an entry.
 	if len(b) > 0 {
 		if l.epochs, err = decodeEpochs(b); err != nil {
-			// The batches above the recovery point say theirs; those below need the file.
-			return fmt.Errorf("%s: %w", filepath.Join(l.path, epochsName), err)
+			r.badEpochs, l.epochs = true, epochs{}
 		}
 	}
 	for _, base := range bases {
@@ -244,7 +252,21 @@ func (r *recovery) finishSwap(base int64, bases []int64, txn bool) ([]int64, err
 			}
 		}
 	}
+	// One that is to be empty says that there is none any more.
+	empty := false
 	if txn {
+		e, err := h.Stat(filepath.Join(l.path, fileName(base, suffixTxn+suffixSwap)))
+		if err != nil {
+			return bases, err
+		}
+		empty = e.Size == 0
+	}
+	switch {
+	case empty:
+		if err := removeFile(h, filepath.Join(l.path, fileName(base, suffixTxn))); err != nil {
+			return bases, err
+		}
+	case txn:
 		if err := h.Rename(filepath.Join(l.path, fileName(base, suffixTxn+suffixSwap)), filepath.Join(l.path, fileName(base, suffixTxn))); err != nil {
 			return bases, err
 		}
@@ -252,6 +274,11 @@ func (r *recovery) finishSwap(base int64, bases []int64, txn bool) ([]int64, err
 	// What it replaces must not come back beside it.
 	if err := h.SyncDir(l.path); err != nil {
 		return bases, err
+	}
+	if empty {
+		if err := h.Remove(filepath.Join(l.path, fileName(base, suffixTxn+suffixSwap))); err != nil {
+			return bases, err
+		}
 	}
 	return kept, h.Rename(from, filepath.Join(l.path, fileName(base, suffixLog)))
 }
@@ -288,7 +315,19 @@ func (r *recovery) scanSegments(l *Log) error {
 	if l.producer, r.scan.from, err = loadSnapshot(h, l.path, r.snapshots, r.trust); err != nil {
 		return err
 	}
-	if n := len(r.snapshots); r.clean && n > 0 && r.scan.from != r.snapshots[n-1] {
+	for _, s := range l.segments {
+		if err := r.aborted(s); err != nil {
+			return err
+		}
+	}
+	if len(r.badAborted) > 0 { // all are made again: a transaction may begin in another segment
+		r.report.Mended = append(r.report.Mended, r.badAborted...)
+		l.producer, r.scan.from, r.scan.trusted = producers{}, 0, 0
+		for _, s := range l.segments {
+			s.aborted, s.abortedOld = nil, 1
+		}
+	}
+	if n := len(r.snapshots); len(r.badAborted) == 0 && r.clean && n > 0 && r.scan.from != r.snapshots[n-1] {
 		r.report.Mended = append(r.report.Mended, fileName(r.snapshots[n-1], suffixSnapshot))
 	}
 	r.scan.producer = &l.producer
@@ -298,18 +337,22 @@ func (r *recovery) scanSegments(l *Log) error {
 		if !last {
 			end = l.segments[i+1].base
 		}
-		if err := r.aborted(s); err != nil {
-			return err
-		}
 		whole, err := r.wholeIndexes(s, sizes[i])
 		if err != nil {
 			return err
 		}
 		if !last && end <= min(r.trust, r.scan.from) && whole {
-			s.end, s.size, s.rolled, s.finished = end, sizes[i], true, true
+			s.end, s.size, s.rolled, s.finished, s.cold = end, sizes[i], true, true, sizes[i]
 			continue
 		}
 		s.maxTimestamp, s.maxTimestampAt = record.NoTimestamp, s.base
+		r.scan.ends, r.scan.last = end, last && !r.clean
+		if last {
+			r.scan.ends = 0
+			if r.clean {
+				r.scan.ends = r.report.RecoveryPoint
+			}
+		}
 		err = r.scan.segment(s, s.fd, sizes[i])
 		var bad *damage
 		switch {
@@ -321,6 +364,8 @@ func (r *recovery) scanSegments(l *Log) error {
 			bad = &damage{s.size, s.end, fmt.Sprintf("ends at offset %d, but the next segment starts at %d", s.end, end)}
 		case last && r.trust != math.MaxInt64 && s.end < r.trust:
 			bad = &damage{s.size, s.end, fmt.Sprintf("ends at offset %d, below the recovery point %d", s.end, r.trust)}
+		case last && r.clean && r.known && s.end < r.report.RecoveryPoint:
+			bad = &damage{s.size, s.end, fmt.Sprintf("ends at offset %d, and a clean stop left it at %d", s.end, r.report.RecoveryPoint)}
 		}
 		if !r.clean {
 			r.report.Rebuilt++
@@ -393,6 +438,11 @@ func (r *recovery) wholeIndexes(s *segment, size int64) (bool, error) {
 		if e == (timeEntry{0, s.base}) && n > 1 {
 			return false, nil
 		}
+		// Retention goes by this one: the batch must say the same.
+		f := lookup{host: r.host, fd: s.fd, index: s.path(suffixIndex), base: s.base, size: size, entries: -1}
+		if !f.holds(e) {
+			return false, nil
+		}
 		s.maxTimestamp, s.maxTimestampAt = e.timestamp, e.offset
 	}
 	return true, nil
@@ -423,19 +473,55 @@ func (r *recovery) lastEntry(path string, entry int64) (last []byte, n int64, er
 	return last, size / entry, nil
 }
 
-// aborted reads a segment's .txnindex, up to the recovery point.
+// aborted reads a segment's .txnindex, up to the recovery point. It has no CRC: an entry is believed
+// when the batches that it means are there. One that was cut between two entries does not show.
 func (r *recovery) aborted(s *segment) error {
-	b, err := readWhole(r.host, s.path(suffixTxn))
-	if err != nil || len(b) == 0 {
+	b, err := ring.ReadFile(r.host, s.path(suffixTxn))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
 		return err
 	}
-	all, err := parseAborted(b)
-	if err != nil { // it is made again where batches are scanned; below that it is needed
-		return fmt.Errorf("%s: %w", s.path(suffixTxn), err)
+	all, bad := parseAborted(b)
+	for _, t := range all {
+		if bad == nil && err == nil {
+			bad, err = r.abortIs(t)
+		}
 	}
+	s.abortedOld = max(len(all), 1)
 	s.aborted = slices.DeleteFunc(all, func(t AbortedTxn) bool { return t.LastOffset >= r.trust })
-	s.abortedOld = len(all)
-	return nil
+	if bad != nil || len(b) == 0 {
+		r.badAborted = append(r.badAborted, fileName(s.base, suffixTxn))
+	}
+	return err
+}
+
+// abortIs says why an aborted transaction is none, or nil.
+func (r *recovery) abortIs(t AbortedTxn) (bad, err error) {
+	if t.FirstOffset > t.LastOffset {
+		return fmt.Errorf("offsets %d to %d", t.FirstOffset, t.LastOffset), nil
+	}
+	for _, offset := range []int64{t.FirstOffset, t.LastOffset} {
+		if offset < r.log.segments[0].base {
+			continue
+		}
+		w, err := r.batchAt(offset)
+		if err != nil {
+			return nil, err
+		}
+		if w == nil {
+			return fmt.Errorf("offset %d", offset), nil
+		}
+		b := w.batch
+		if offset == t.FirstOffset && b.BaseOffset() > offset { // compaction took what was there
+			continue
+		}
+		if b.ProducerID() != t.ProducerID || b.BaseOffset() != offset || !b.Transactional() || b.Control() != (offset == t.LastOffset) {
+			return fmt.Errorf("offset %d", offset), nil
+		}
+	}
+	return nil, nil
 }
 
 // damaged leaves everything as it is: what is damaged had been flushed. The log can
@@ -447,7 +533,7 @@ func (r *recovery) damaged(i int, bad *damage, size int64) {
 	if r.trust == math.MaxInt64 {
 		r.report.Damage = fmt.Errorf("at %d of %d bytes, offset %d, after a clean close: %s", bad.pos, size, bad.next, bad.why)
 	}
-	l.fence = &ErrFenced{File: s.path(suffixLog), Cause: r.report.Damage}
+	l.fence, l.damaged = &ErrFenced{File: s.path(suffixLog), Cause: r.report.Damage}, true
 	for _, o := range l.segments { // what was made again is not written: lookups walk
 		if o.index.rebuild != nil {
 			o.index = indexTail{}
@@ -498,7 +584,11 @@ func (r *recovery) apply(e *journal.Entry) error {
 		r.lost(e.Damage)
 		return r.setAside(e)
 	case s.end < e.Prev:
-		r.lost(fmt.Errorf("the files end at offset %d, and the journal goes on behind %d", s.end, e.Prev))
+		where := ""
+		if r.report.CutAt != "" {
+			where = ", where they were cut: " + r.report.CutAt
+		}
+		r.lost(fmt.Errorf("the files end at offset %d%s, and the journal goes on behind %d", s.end, where, e.Prev))
 		return r.setAside(e)
 	}
 	for b := bytes.Join(e.Bufs, nil); len(b) > 0; {
@@ -553,7 +643,7 @@ func (r *recovery) roll() (*segment, error) {
 // there stays as it is, and can be read.
 func (r *recovery) lost(cause error) {
 	r.report.Damage = cause
-	r.log.fence = &ErrFenced{File: r.log.path, Cause: cause}
+	r.log.fence, r.log.damaged = &ErrFenced{File: r.log.path, Cause: cause}, true
 }
 
 // setAside keeps what the journal has of a log that it cannot be replayed into, in a file of
@@ -605,6 +695,11 @@ func (r *recovery) finish() error {
 	if err := r.closeAside(); err != nil {
 		return err
 	}
+	if r.rewrites {
+		if err := r.rewriteAll(); err != nil {
+			return err
+		}
+	}
 	if l.fence == nil && l.active().end < r.startAt {
 		if err := r.restart(); err != nil {
 			return err
@@ -635,6 +730,9 @@ func (r *recovery) finish() error {
 		// take the damage for a torn tail, and cut it.
 		l.published.RecoveryPoint.Store(r.report.RecoveryPoint)
 		return nil
+	}
+	if err := r.checkEpochs(end); err != nil {
+		return err
 	}
 	if err := r.dropBeyond(end); err != nil {
 		return err
@@ -767,7 +865,11 @@ func (r *recovery) finishSegment(s *segment) error {
 			b = appendAborted(b, t)
 		}
 		is, err := readWhole(h, s.path(suffixTxn))
-		if err == nil && !bytes.Equal(is, b) {
+		switch {
+		case err != nil:
+		case len(b) == 0:
+			err = removeFile(h, s.path(suffixTxn))
+		case !bytes.Equal(is, b):
 			err = ring.WriteFileAtomic(h, s.path(suffixTxn), b)
 		}
 		if err != nil {

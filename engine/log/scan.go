@@ -36,6 +36,9 @@ type scanner struct {
 	exact    bool    // nothing of the indexes can have been lost
 	checkCRC bool    // read batches in whole
 	checked  int64   // bytes read and checked
+	ends     int64   // where the segment is to end; 0: not known
+	last     bool    // nothing is known of what comes behind the segment
+	gaps     int     // batches that do not begin where the one before ends
 }
 
 // damage is what a scan stops at.
@@ -52,11 +55,11 @@ func (d *damage) Error() string { return d.why }
 // then describes what is before it.
 func (c *scanner) segment(s *segment, fd ring.FD, size int64) error {
 	s.index.maxOffsets, s.index.maxTimes = indexRoom(c.cfg.IndexBytes)
-	start, err := c.trustIndexes(s, size)
+	start, err := c.trustIndexes(s, fd, size)
 	if err != nil {
 		return err
 	}
-	s.end, s.size = s.base, start
+	s.end, s.size, s.cold = s.base, start, start
 	if start > 0 {
 		if s.firstTimestamp, err = firstTimestamp(c.host, fd, size); err != nil {
 			return err
@@ -78,17 +81,26 @@ func (c *scanner) segment(s *segment, fd ring.FD, size int64) error {
 // walk takes in the batches from s.size on.
 func (c *scanner) walk(s *segment, fd ring.FD, size int64) error {
 	w := walker{host: c.host, fd: fd, size: size, at: s.size, whole: c.checkCRC}
+	from := w.at
 	for w.next() {
 		b := w.batch
+		gap := b.BaseOffset() > s.end && (w.pos > from || from == 0)
 		switch {
 		case b.BaseOffset() < s.end:
 			return &damage{w.pos, s.end, fmt.Sprintf("offset %d after %d", b.BaseOffset(), s.end-1)}
+		// What precedes an index entry is not known. Of the last batch nothing but a gap tells that its offset,
+		// which the CRC does not cover, is wrong; where compaction has made gaps there are more of them.
+		case gap && (w.overlaps(c.ends) || c.last && c.gaps == 0 && w.at == size):
+			return &damage{w.pos, s.end, fmt.Sprintf("offset %d after %d, which is not so of what follows", b.BaseOffset(), s.end-1)}
 		case c.checkCRC && !b.CheckCRC():
 			return &damage{w.pos, s.end, "CRC-32C does not match"}
 		case b.LastOffset()-s.base > math.MaxInt32:
 			return &damage{w.pos, s.end, fmt.Sprintf("offset %d in the segment of %d", b.LastOffset(), s.base)}
 		case b.LastOffset() >= c.limit:
 			return nil
+		}
+		if gap {
+			c.gaps++
 		}
 		c.checked += int64(w.length)
 		if err := c.take(s, &w); err != nil {
@@ -104,8 +116,8 @@ func (c *scanner) walk(s *segment, fd ring.FD, size int64) error {
 // take takes in the batch that the walker is at.
 func (c *scanner) take(s *segment, w *walker) error {
 	b := w.batch
-	if c.epochs != nil && b.LeaderEpoch() > c.epochs.latest() {
-		c.epochs.assign(b.LeaderEpoch(), b.BaseOffset())
+	if c.epochs != nil {
+		c.epochs.see(b.LeaderEpoch(), b.BaseOffset())
 	}
 	if b.ProducerID() >= 0 && b.BaseOffset() >= c.from {
 		aborted, ok, err := c.produced(w)
@@ -164,7 +176,7 @@ func (c *scanner) producersOf(o cutSegment) error {
 // where to go on from. Entries are only ever added, in order, to a file of
 // zeros: so what a crash lost shows as zeros, and what comes before the first
 // entry out of order is right.
-func (c *scanner) trustIndexes(s *segment, size int64) (start int64, err error) {
+func (c *scanner) trustIndexes(s *segment, fd ring.FD, size int64) (start int64, err error) {
 	x := &s.index
 	x.rebuild = &indexFiles{}
 	below := min(c.trusted, c.limit)
@@ -198,7 +210,7 @@ func (c *scanner) trustIndexes(s *segment, size int64) (start int64, err error) 
 		}
 		last, n = e, i
 	}
-	if last.pos < 0 || !c.isBatch(s, last) {
+	if last.pos < 0 || !isBatch(c.host, fd, size, last) {
 		return 0, nil
 	}
 	for nTimes > 0 && getTimeEntry(times[(nTimes-1)*timeEntrySize:], s.base).offset > last.offset {
@@ -212,21 +224,6 @@ func (c *scanner) trustIndexes(s *segment, size int64) (start int64, err error) 
 	}
 	s.sinceIndex = c.cfg.IndexIntervalBytes + 1 // the batch there gets its entry back
 	return last.pos, nil
-}
-
-// isBatch checks that the batch which an index entry points at is the one it means.
-func (c *scanner) isBatch(s *segment, e offsetEntry) bool {
-	fd, err := c.host.Open(filepath.Join(c.dir, fileName(s.base, suffixLog)), ring.ReadOnly)
-	if err != nil {
-		return false
-	}
-	defer c.host.Close(fd)
-	var b [record.HeaderSize]byte
-	if _, err := c.host.ReadAt(fd, b[:], e.pos); err != nil {
-		return false
-	}
-	h, _, ok := headerOf(b[:])
-	return ok && h.LastOffset() == e.offset
 }
 
 // firstTimestamp is the maximum timestamp of a segment's first batch; -1: there is none.
@@ -373,6 +370,16 @@ func (w *walker) next() bool {
 	w.batch, w.pos, w.length = h, w.at, size
 	w.at += int64(size)
 	return true
+}
+
+// overlaps says whether what follows the batch that the walker is at begins below its end: the next
+// batch, or at the end of the file, what comes behind it (0: not known).
+func (w *walker) overlaps(end int64) bool {
+	if w.at >= w.size {
+		return end > 0 && w.batch.LastOffset() >= end
+	}
+	behind := walker{host: w.host, fd: w.fd, size: w.size, at: w.at}
+	return behind.next() && behind.batch.BaseOffset() <= w.batch.LastOffset()
 }
 
 // fill has the next n bytes in the block, or as many as the file has.

@@ -55,6 +55,11 @@ type segment struct {
 	removed  bool  // out of the log; fd is closed when leases is 0
 	leases   int32
 
+	// Batches below cold were in the file at the start and not checked by it. They are when they are
+	// first read: see lookup. checked is a range of which that has been done.
+	cold    int64
+	checked span
+
 	sinceIndex int32 // bytes since the last index entry
 	index      indexTail
 

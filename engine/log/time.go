@@ -102,19 +102,24 @@ func (f *lookup) search() error {
 	if err != nil {
 		return err
 	}
-	at, err := f.seek(max(after, q.at))
+	at, before, err := f.seek(max(after, q.at))
 	if err != nil {
 		return err
 	}
 	w := walker{host: f.host, fd: f.fd, size: f.size, at: at}
 	d := record.NewDecompressor(record.DecompressedMaxDefault)
-	var buf []byte
-	for w.next() {
+	f.offset = q.at
+	for f.next(&w) {
+		if err := f.wrong(&w, before); err != nil {
+			f.damage = w.pos
+			return err
+		}
+		before = w.batch.LastOffset() + 1
 		if w.batch.MaxTimestamp() < q.Timestamp || w.batch.LastOffset() < q.at {
 			continue
 		}
-		var b record.Batch
-		if b, buf, err = w.load(buf); err != nil {
+		b, _, err := w.load(nil)
+		if err != nil {
 			return err
 		}
 		if found, err := q.look(b, d); found || err != nil {
@@ -123,6 +128,21 @@ func (f *lookup) search() error {
 	}
 	f.damage = w.at
 	return w.err
+}
+
+// holds says whether a time entry is of a batch that is in the segment, with that timestamp.
+func (f *lookup) holds(e timeEntry) bool {
+	at, _, err := f.seek(e.offset)
+	if err != nil {
+		return false
+	}
+	w := walker{host: f.host, fd: f.fd, size: f.size, at: at}
+	for w.next() {
+		if last := w.batch.LastOffset(); last >= e.offset {
+			return last == e.offset && w.batch.MaxTimestamp() == e.timestamp
+		}
+	}
+	return false
 }
 
 // seekTime is an offset such that no record below it has the timestamp or a later one.
@@ -155,8 +175,12 @@ func (f *lookup) seekTime(timestamp int64) (int64, error) {
 	if i == 0 {
 		return f.base, nil
 	}
-	// Up to this batch the maximum was smaller.
-	return getTimeEntry(b[(i-1)*timeEntrySize:], f.base).offset, nil
+	// Up to this batch the maximum was smaller: if the entry is not damaged.
+	e := getTimeEntry(b[(i-1)*timeEntrySize:], f.base)
+	if !f.holds(e) {
+		return f.base, nil
+	}
+	return e.offset, nil
 }
 
 // found goes on with what the worker brought.

@@ -195,7 +195,7 @@ func (l *Log) planCut(c *cut) {
 	}
 	c.keep = cutSegment{s.fd, s.base, s.end, size}
 	c.files = s.takeIndexes()
-	c.epochs = epochs{slices.Clone(l.epochs.list)}
+	c.epochs = epochs{list: slices.Clone(l.epochs.list)}
 	c.epochs.cutEnd(c.to)
 	if len(c.epochs.list) != len(l.epochs.list) {
 		c.epochsNew = c.epochs.encode()

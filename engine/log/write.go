@@ -258,7 +258,7 @@ func (c *chained) Complete(op *ring.Op) {
 		return
 	}
 	if err := op.Error(); err != nil {
-		l.fail(w.seg.path(suffixLog), fmt.Errorf("sync: %w", err))
+		l.failSync(w.seg.path(suffixLog), err)
 		w.busy = false
 		l.step()
 		return

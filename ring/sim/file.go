@@ -52,9 +52,10 @@ type file struct {
 	sizes  []sizeVersion // sizes[len-1].size == size
 	chunks [][]byte      // nil is zeros; bytes beyond size are zero
 	dirty  map[int64][]version
-	blocks []uint64 // bitmap of the blocks that take space
-	used   int64    // bytes that they take
-	slab   []byte   // holds the first chunks while the file is mapped
+	stale  map[int64][]byte // sectors that the page cache calls clean, and what the disk has instead: see forget
+	blocks []uint64         // bitmap of the blocks that take space
+	used   int64            // bytes that they take
+	slab   []byte           // holds the first chunks while the file is mapped
 	mapped int
 }
 
@@ -85,6 +86,10 @@ func (f *file) touch(s int64, c *change) {
 	old := slices.Clone(f.sector(s))
 	if v == nil {
 		v = make([]version, 1, 2)
+		if disk, ok := f.stale[s]; ok {
+			old = disk
+			delete(f.stale, s)
+		}
 	}
 	v[len(v)-1].data = old
 	v = append(v, version{change: c})
@@ -272,6 +277,19 @@ func (f *file) syncSizes(upTo uint64) {
 	}
 }
 
+// forget is what a kernel may do when it could not write a file back: it tells who syncs, once, and from then
+// on calls the pages clean. Readers see them as they were, no sync writes them, and a power loss takes them.
+func (f *file) forget() {
+	if f.stale == nil {
+		f.stale = map[int64][]byte{}
+	}
+	for s, v := range f.dirty {
+		f.stale[s] = v[0].data
+	}
+	clear(f.dirty)
+	f.sizes = []sizeVersion{{size: f.size}}
+}
+
 // settle makes what a crash leaves of the file its content, durable from now on.
 func (f *file) settle(r *random, mode Crash) {
 	f.unslab()
@@ -347,6 +365,10 @@ func (f *file) lose(r *random, mode Crash) {
 			f.restore(s, v[chosen].data)
 		}
 	}
+	for _, s := range slices.Sorted(maps.Keys(f.stale)) {
+		f.restore(s, f.stale[s])
+	}
+	clear(f.stale)
 	for int64(len(f.chunks))*chunkBytes < size {
 		f.chunks = append(f.chunks, nil)
 	}

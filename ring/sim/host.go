@@ -84,6 +84,14 @@ func (h *Host) Addr() netip.Addr { return h.addr }
 // SetFree sets how much space is left on the disk, bytes.
 func (h *Host) SetFree(bytes int64) { h.capacity = h.used + bytes }
 
+// FailedSync has the page cache treat a file as kernels do after a sync of it that failed: what was not on the
+// disk is in memory only, is called clean, and no later sync writes it. (Make the sync itself fail by a rule of ring/fault.)
+func (h *Host) FailedSync(path string) {
+	if _, _, f, errno := h.lookup(path); errno == 0 && f != nil {
+		f.forget()
+	}
+}
+
 // OpenFiles lists the descriptors that are open, by number, for a test to find leaks.
 func (h *Host) OpenFiles() []string {
 	var list []string

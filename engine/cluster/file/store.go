@@ -14,9 +14,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io/fs"
 	"path/filepath"
 	"sort"
+	"syscall"
 
 	"github.com/millrace/millrace/engine/cluster"
 	"github.com/millrace/millrace/ring"
@@ -40,6 +42,7 @@ type Store struct {
 
 type fileJSON struct {
 	Version  int      `json:"version"`
+	CRC      string   `json:"crc32c"` // of the file with this field empty
 	Revision int64    `json:"revision"`
 	Keys     []kvJSON `json:"keys"`
 }
@@ -69,8 +72,11 @@ func Open(host ring.Host, path string, run Runner) (*Store, error) {
 	if err := json.Unmarshal(b, &j); err != nil {
 		return nil, fmt.Errorf("%s: not a metadata file: %w", path, err)
 	}
-	if j.Version != 1 {
-		return nil, fmt.Errorf("%s: version %d is not 1", path, j.Version)
+	switch {
+	case j.Version == 2 && j.CRC != checksum(j):
+		return nil, fmt.Errorf("%s: %w", path, ring.ErrSeal)
+	case j.Version != 1 && j.Version != 2: // 1 had no CRC
+		return nil, fmt.Errorf("%s: version %d is neither 1 nor 2", path, j.Version)
 	}
 	s.state.Rev = j.Revision
 	for _, kv := range j.Keys {
@@ -83,17 +89,29 @@ func Open(host ring.Host, path string, run Runner) (*Store, error) {
 func (s *Store) Load() []cluster.KV { return s.state.Range("") }
 
 func encode(st *cluster.State) []byte {
-	j := fileJSON{Version: 1, Revision: st.Rev, Keys: make([]kvJSON, 0, len(st.M))}
+	j := fileJSON{Version: 2, Revision: st.Rev, Keys: make([]kvJSON, 0, len(st.M))}
 	for _, kv := range st.M {
 		j.Keys = append(j.Keys, kvJSON{kv.Key, kv.Rev, string(kv.Value)})
 	}
 	sort.Slice(j.Keys, func(a, b int) bool { return j.Keys[a].Key < j.Keys[b].Key })
+	j.CRC = checksum(j)
+	return marshal(j)
+}
+
+func marshal(j fileJSON) []byte {
 	b, err := json.MarshalIndent(j, "", " ")
 	if err != nil {
 		panic("BUG: cluster/file: " + err.Error())
 	}
 	return append(b, '\n')
 }
+
+func checksum(j fileJSON) string {
+	j.CRC = ""
+	return fmt.Sprintf("%08x", crc32.Checksum(marshal(j), castagnoli))
+}
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // do runs f when what was asked before has completed.
 func (s *Store) do(f func()) {
@@ -132,8 +150,9 @@ func (s *Store) Range(prefix string, done func([]cluster.KV, int64, error)) {
 	})
 }
 
-// Txn is cluster.Store's. After a write error the store refuses every further
-// transaction: what is on disk is one of two states, and only a restart can tell.
+// Txn is cluster.Store's. After an error the store refuses every further transaction: what is on disk is
+// one of two states, and only a restart can tell. A full disk is another matter: where it shows, the old
+// file is untouched, and the next transaction finds out whether there is space again.
 func (s *Store) Txn(compares []cluster.Compare, puts []cluster.Put, done func(bool, int64, error)) {
 	s.do(func() {
 		var (
@@ -158,7 +177,7 @@ func (s *Store) Txn(compares []cluster.Compare, puts []cluster.Put, done func(bo
 		}, func(err error) {
 			switch {
 			case err != nil:
-				if ok {
+				if ok && !isNoSpace(err) {
 					s.failed = fmt.Errorf("metadata: an earlier write failed: %w", err)
 				}
 				done(false, s.state.Rev, err)
@@ -172,6 +191,13 @@ func (s *Store) Txn(compares []cluster.Compare, puts []cluster.Put, done func(bo
 			s.idle()
 		})
 	})
+}
+
+// isNoSpace says that there was no space for the new file, or for its name. Of a sync of the directory, which
+// comes after the rename, that leaves doubt.
+func isNoSpace(err error) bool {
+	var sync *ring.SyncError
+	return errors.Is(err, syscall.ENOSPC) && !errors.As(err, &sync)
 }
 
 // Watch is cluster.Store's. There is no history: a watch starts where the Range that

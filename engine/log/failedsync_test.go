@@ -1,0 +1,83 @@
+package log
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"testing"
+
+	"github.com/millrace/millrace/ring/sim"
+)
+
+// TestFailedSync: a sync fails, and the kernel calls the pages clean. What the next start has found and shows, a
+// power loss after it does not take: wherever that start, or the one that failed, was killed before.
+func TestFailedSync(t *testing.T) {
+	for _, policy := range []Policy{Write, File, Interval} {
+		for at := 1; ; at++ {
+			r := newRig(t, uint64(at))
+			r.config.Policy, r.config.FlushMs, r.config.FlushMessages, r.config.FlushBytes = policy, 100, Never, Never
+			r.config.SegmentBytes = 4000
+			r.open()
+			l := r.create("t")
+			r.fill(l, 5)
+			r.idle(l)
+			flushed := l.Flushed()
+			if err := r.rules.Add(`(Sync (path "*.log") EIO)`); err != nil {
+				t.Fatal(err)
+			}
+			for i := range 3 {
+				l.Append(batch(2, fmt.Sprint("in doubt ", i)), Client, 0, r.io.WallMillis())
+			}
+			r.until("fenced", func() bool { return l.Err() != nil })
+			r.idle(l)
+			r.disk.FailedSync(l.segments[0].path(suffixLog))
+			if _, err := r.disk.Stat("/data/" + failedSyncName); err != nil {
+				t.Fatal(err)
+			}
+			r.disk.Crash(sim.ProcessKill)
+			r.disk.Restart()
+			r.rules.Clear()
+			// The start crashes at each event of the disk.
+			r.world.CrashAfter(r.disk, at, sim.ProcessKill)
+			err := r.tryOpen()
+			crashed := r.disk.Crashed()
+			if crashed {
+				r.disk.Restart()
+				err = r.tryOpen()
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.world.CrashAfter(r.disk, 0, sim.ProcessKill)
+			l = r.find("t")
+			end := l.LogEnd()
+			if l.Err() != nil || end < flushed || l.Flushed() != end {
+				t.Fatalf("%v: %v, flushed %d of %d, before %d", policy, l.Err(), l.Flushed(), end, flushed)
+			}
+			if _, err := r.disk.Stat("/data/" + failedSyncName); !errors.Is(err, fs.ErrNotExist) {
+				t.Fatalf("%s: %v", failedSyncName, err)
+			}
+			whole, err := r.all(l, end)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !r.disk.Crashed() {
+				r.disk.Crash(sim.PowerLossClean)
+			}
+			r.disk.Restart()
+			r.open()
+			if l = r.find("t"); l.Err() != nil || l.LogEnd() < end {
+				t.Fatalf("%v, killed at event %d: the start before said that %d offsets are on disk, and after a power loss there are %d: %v\n%v", policy, at, end, l.LogEnd(), l.Err(), r.report)
+			}
+			if again, err := r.all(l, end); err != nil || string(again) != string(whole) {
+				t.Fatalf("other records than before the power loss: %v", err)
+			}
+			if !crashed {
+				if at < 10 {
+					t.Fatalf("only %d places to crash at", at-1)
+				}
+				break
+			}
+		}
+	}
+}
