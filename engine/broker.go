@@ -214,7 +214,7 @@ func (b *Broker) Setup(core int, io ring.IO) error {
 	}
 	c.Logs = log.NewCore(io, log.CoreConfig{
 		TailBytes: int(set.Int("tail.bytes")), Inline: set.Bool("append.inline"), Journal: c.Journal, Space: b.space,
-		Readahead: set.Int("fetch.readahead.bytes"), DropBehind: set.Bool("fetch.drop.behind"),
+		Readahead: set.Int("fetch.readahead.bytes"), DropBehind: set.Bool("fetch.drop.behind"), Cleaner: cleaner(set, len(b.cores)),
 	})
 	c.SetupGroups()
 	l.AddSource(c.Logs)
@@ -468,6 +468,18 @@ func (b *Broker) topicConfig(set map[string]string) log.Config {
 	return resolve(b.shared.Config.Load(), set)
 }
 
+// cleaner is one core's share of what compaction may take.
+func cleaner(set *config.Broker, cores int) log.CleanerConfig {
+	c := log.CleanerConfig{
+		Enabled: set.Bool("log.cleaner.enable"), BackoffMs: min(set.Int("log.cleaner.backoff.ms"), 1<<40),
+		DedupeBytes: set.Int("log.cleaner.dedupe.buffer.size") / int64(cores), BytesPerSecond: log.Never,
+	}
+	if rate := set.Float("log.cleaner.io.max.bytes.per.second") / float64(cores); rate < 1<<50 {
+		c.BytesPerSecond = max(int64(rate), 1<<10)
+	}
+	return c
+}
+
 func resolve(cfg *config.Broker, set map[string]string) log.Config {
 	n := func(key string) int64 { return cfg.TopicInt(set, key) }
 	c := log.DefaultConfig()
@@ -477,6 +489,8 @@ func resolve(cfg *config.Broker, set map[string]string) log.Config {
 	c.LogAppendTime = cfg.TopicString(set, "message.timestamp.type") == "LogAppendTime"
 	cleanup := cfg.TopicString(set, "cleanup.policy")
 	c.Compacted = listed(cleanup, "compact")
+	c.MinDirtyRatio, c.DeleteRetentionMs = cfg.TopicFloat(set, "min.cleanable.dirty.ratio"), n("delete.retention.ms")
+	c.MinCompactionLagMs, c.MaxCompactionLagMs = n("min.compaction.lag.ms"), n("max.compaction.lag.ms")
 	if !listed(cleanup, "delete") {
 		c.RetentionMs, c.RetentionBytes = -1, -1
 	}

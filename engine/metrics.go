@@ -29,6 +29,7 @@ type CoreStats struct {
 	PoolUsed                 int
 	PoolSize                 int
 	Partitions               int
+	GroupRecords             uint64 // of __consumer_offsets, replayed
 }
 
 // Stats asks every core for a copy, and blocks until each has answered. From the
@@ -66,7 +67,7 @@ func (b *Broker) askStats(answered chan<- CoreStats) (n int) {
 			s := CoreStats{
 				Core: i, Backend: io.Name(), API: *c.Metrics, Logs: *c.Logs.Stats(), Journal: *c.Journal.Stats(), JournalUsed: c.Journal.Used(), JournalSize: c.Journal.Bytes(), Ring: *io.Stats(), Clock: io.Stamp(),
 				Steps: c.Loop.Steps, TailBytes: c.Logs.TailBytes(), PoolUsed: io.Pool().Used(), PoolSize: io.Pool().Size(),
-				Partitions: len(c.Partitions()),
+				Partitions: len(c.Partitions()), GroupRecords: c.Groups.Loaded(),
 			}
 			if c.Server != nil {
 				s.Net = c.Server.Stats

@@ -265,6 +265,17 @@ func (b *Broker) Int(key string) int64 {
 	return n
 }
 
+// Float is a value as a number that need not be whole.
+func (b *Broker) Float(key string) float64 { return float(key, b.String(key)) }
+
+func float(key, v string) float64 {
+	f, err := strconv.ParseFloat(v, 64)
+	if err != nil {
+		panic(fmt.Sprintf("BUG: config: %s=%q is no number", key, v))
+	}
+	return f
+}
+
 // Bool is a value as true or false.
 func (b *Broker) Bool(key string) bool { return b.String(key) == "true" }
 

@@ -32,7 +32,7 @@ type Key struct {
 	Name     string
 	Type     Type
 	Default  string
-	Min, Max int64    // numbers
+	Min, Max int64    // whole numbers; a Double is between 0 and 1 or, where Max is not 0, 0 or above
 	Values   []string // where only these are good; of a List, each element
 	Doc      string
 	// Broker is, for a topic's key, the broker's key that gives its default.
@@ -107,6 +107,14 @@ var brokerKeys = []Key{
 	num("log.flush.interval.messages", Long, maxLong, 1, maxLong, "The default of a topic's flush.messages."),
 	optional("log.flush.interval.ms", Long, 0, maxLong, "The default of a topic's flush.ms."),
 	list("log.cleanup.policy", "delete", "What happens to old records.", "delete", "compact"),
+	boolean("log.cleaner.enable", true, "Compact the topics whose cleanup.policy has compact."),
+	num("log.cleaner.backoff.ms", Long, 15000, 0, maxLong, "How often a log is looked at for what can be compacted."),
+	num("log.cleaner.dedupe.buffer.size", Long, 128<<20, 1<<20, 1<<40, "Memory for the keys of the logs that are being compacted, one on each core: shared by the cores, bytes."),
+	Key{Name: "log.cleaner.io.max.bytes.per.second", Type: Double, Default: "1.7976931348623157E308", Max: maxLong, Doc: "What compaction reads and writes at most: shared by the cores, bytes each second."},
+	num("log.cleaner.delete.retention.ms", Long, 86400000, 0, maxLong, "The default of a topic's delete.retention.ms."),
+	num("log.cleaner.min.compaction.lag.ms", Long, 0, 0, maxLong, "The default of a topic's min.compaction.lag.ms."),
+	num("log.cleaner.max.compaction.lag.ms", Long, maxLong, 1, maxLong, "The default of a topic's max.compaction.lag.ms."),
+	Key{Name: "log.cleaner.min.cleanable.ratio", Type: Double, Default: "0.5", Doc: "The default of a topic's min.cleanable.dirty.ratio."},
 	str("log.message.timestamp.type", "CreateTime", "Whose clock a record's time is.", "CreateTime", "LogAppendTime"),
 	num("log.message.timestamp.before.max.ms", Long, maxLong, 0, maxLong, "A record may be older than now by this much."),
 	num("log.message.timestamp.after.max.ms", Long, 3600000, 0, maxLong, "A record may be newer than now by this much."),
@@ -161,7 +169,7 @@ var ignoredKeys = []string{
 
 // ignoredPrefixes are of Kafka's keys for parts that do not exist here.
 var ignoredPrefixes = []string{
-	"log.cleaner.", "controller.", "metadata.", "metrics.", "remote.", "log.local.", "replica.", "transaction.", "add.partitions.to.txn.", "quota.",
+	"log.cleaner.io.buffer.", "log.cleaner.threads", "controller.", "metadata.", "metrics.", "remote.", "log.local.", "replica.", "transaction.", "add.partitions.to.txn.", "quota.",
 	"replication.quota.", "alter.log.dirs.replication.quota.", "share.coordinator.", "group.consumer.", "group.share.", "group.streams.",
 	"group.coordinator.", "kafka.metrics.", "internal.metadata.", "config.providers", "sasl.", "ssl.", "delegation.token.", "listener.name.",
 	"zookeeper.", "password.encoder.",
@@ -183,20 +191,20 @@ var refusedKeys = []string{
 var topicKeys = []Key{
 	topicKey("cleanup.policy", "log.cleanup.policy"),
 	topicKey("compression.type", "compression.type"),
-	with(num("delete.retention.ms", Long, 86400000, 0, maxLong, "How long a tombstone stays in a compacted topic."), "", false),
+	with(num("delete.retention.ms", Long, 86400000, 0, maxLong, "How long a tombstone stays in a compacted topic."), "log.cleaner.delete.retention.ms", false),
 	topicKey("file.delete.delay.ms", "log.segment.delete.delay.ms"),
 	topicKey("flush.policy", "flush.policy"),
 	topicKey("flush.bytes", "flush.bytes"),
 	with(num("flush.messages", Long, maxLong, 1, maxLong, "At most this many records are not on disk. 1: each batch is on disk before its acknowledgement."), "log.flush.interval.messages", false),
 	with(num("flush.ms", Long, maxLong, 0, maxLong, "A record is on disk after this many ms at the latest."), "log.flush.interval.ms", false),
 	topicKey("index.interval.bytes", "log.index.interval.bytes"),
-	with(num("max.compaction.lag.ms", Long, maxLong, 1, maxLong, "A record is compacted after this long at the latest."), "", true),
+	with(num("max.compaction.lag.ms", Long, maxLong, 1, maxLong, "A record is compacted after this long at the latest."), "log.cleaner.max.compaction.lag.ms", false),
 	topicKey("max.message.bytes", "message.max.bytes"),
 	topicKey("message.timestamp.type", "log.message.timestamp.type"),
 	topicKey("message.timestamp.before.max.ms", "log.message.timestamp.before.max.ms"),
 	topicKey("message.timestamp.after.max.ms", "log.message.timestamp.after.max.ms"),
-	with(Key{Name: "min.cleanable.dirty.ratio", Type: Double, Default: "0.5", Doc: "A log is compacted when this share of it is new."}, "", true),
-	with(num("min.compaction.lag.ms", Long, 0, 0, maxLong, "A record is not compacted before this long."), "", true),
+	with(Key{Name: "min.cleanable.dirty.ratio", Type: Double, Default: "0.5", Doc: "A log is compacted when this share of it is new."}, "log.cleaner.min.cleanable.ratio", false),
+	with(num("min.compaction.lag.ms", Long, 0, 0, maxLong, "A record is not compacted before this long."), "log.cleaner.min.compaction.lag.ms", false),
 	topicKey("min.insync.replicas", "min.insync.replicas"),
 	with(boolean("preallocate", false, "Reserve a segment's space when it is made."), "", true),
 	topicKey("retention.bytes", "log.retention.bytes"),
@@ -274,7 +282,10 @@ func (k *Key) Check(value string) (string, error) {
 		}
 	case Double:
 		f, err := strconv.ParseFloat(value, 64)
-		if err != nil || !(f >= 0 && f <= 1) {
+		if err != nil || !(f >= 0) || k.Max == 0 && f > 1 {
+			if k.Max > 0 {
+				return "", fmt.Errorf("%s: %q is no number of 0 or above", k.Name, value)
+			}
 			return "", fmt.Errorf("%s: %q is no number between 0 and 1", k.Name, value)
 		}
 	case List:

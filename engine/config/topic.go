@@ -69,3 +69,8 @@ func (b *Broker) TopicString(set map[string]string, key string) string {
 	v, _ := b.Topic(set, key)
 	return v
 }
+
+// TopicFloat resolves a number that need not be whole.
+func (b *Broker) TopicFloat(set map[string]string, key string) float64 {
+	return float(key, b.TopicString(set, key))
+}

@@ -63,6 +63,7 @@ type Coordinator struct {
 	parts  map[int32]*part
 	groups map[string]*group
 	expiry timer
+	loaded uint64 // records that Load has replayed
 }
 
 // part is one partition of __consumer_offsets that lives here.

@@ -104,6 +104,9 @@ func (c *Coordinator) BeginLoad(partition int32) {
 	c.parts[partition] = &part{id: partition, loading: true}
 }
 
+// Loaded is how many records Load has replayed.
+func (c *Coordinator) Loaded() uint64 { return c.loaded }
+
 // Load replays a batch, which may go afterwards. An error names the record; what is
 // of another protocol or a later version is passed over.
 func (c *Coordinator) Load(partition int32, b record.Batch, d *record.Decompressor) error {
@@ -114,6 +117,7 @@ func (c *Coordinator) Load(partition int32, b record.Batch, d *record.Decompress
 	var r record.Reader
 	r.Reset(b, d)
 	for r.Next() {
+		c.loaded++
 		if err := c.load(p, r.Key, r.Value); err != nil {
 			return fmt.Errorf("__consumer_offsets-%d: record at offset %d: %w", partition, r.Offset, err)
 		}

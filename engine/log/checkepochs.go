@@ -46,6 +46,10 @@ func (r *recovery) epochIs(offset int64, e Epoch) (bool, error) {
 	if err != nil || w == nil {
 		return true, err
 	}
+	if w.batch.BaseOffset() > offset { // compaction took what was there, and perhaps all of the epoch
+		first := r.log.epochs.list
+		return w.batch.LeaderEpoch() >= e.Epoch && (e.Epoch >= 0 || w.batch.LeaderEpoch() < 0 || len(first) > 0 && w.batch.BaseOffset() >= first[0].Start), nil
+	}
 	return w.batch.LeaderEpoch() == e.Epoch && (w.batch.BaseOffset() >= e.Start || e.Start <= r.log.logStart), nil
 }
 

@@ -18,6 +18,7 @@ const (
 	recoveryPointsName = "recovery-point-offset-checkpoint"
 	highWatermarksName = "replication-offset-checkpoint"
 	logStartsName      = "log-start-offset-checkpoint"
+	cleanedName        = "cleaner-offset-checkpoint"
 )
 
 // partitionKey names a partition in a checkpoint.
@@ -123,14 +124,14 @@ func (d *Dir) readOffsets(name, without string, report *RecoveryReport) (map[par
 	return m, nil
 }
 
-// Checkpoint writes recovery points, log starts and high watermarks of all logs from
+// Checkpoint writes recovery points, log starts, high watermarks and first dirty offsets of all logs from
 // their published values. Blocking; any goroutine. A file that would not change is
 // not written.
 func (d *Dir) Checkpoint() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.writeFailedSync()
-	err := errors.Join(d.writeRecoveryPoints(), d.writeStarts(), d.writeHighWatermarks())
+	err := errors.Join(d.writeRecoveryPoints(), d.writeStarts(), d.writeHighWatermarks(), d.writeCleaned())
 	if err == nil {
 		clear(d.gone)
 	}
@@ -175,6 +176,14 @@ func (d *Dir) lowerRecoveryPoint(l *Log, to int64) error {
 	return d.writeRecoveryPoints()
 }
 
+// lowerCleaned makes the first dirty offset in the file what the published one
+// already is.
+func (d *Dir) lowerCleaned() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.writeCleaned()
+}
+
 func (d *Dir) checkpointStarts() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -206,6 +215,24 @@ func (d *Dir) writeStarts() error {
 		start := max(l.published.LogStart.Load(), l.published.startWanted.Load())
 		return start, start > l.published.FirstSegment.Load()
 	})
+}
+
+// writeCleaned writes Kafka's checkpoint of the cleaner, where something has been cleaned.
+func (d *Dir) writeCleaned() error {
+	some := false
+	for _, l := range d.logs {
+		some = some || l.published.cleaned.Load() > 0
+	}
+	if _, ok := d.files[cleanedName]; !ok && !some && !d.cleanedDoubt {
+		return nil
+	}
+	d.cleanedDoubt = true // until it is written, the file may be any
+	err := d.writeOffsets(cleanedName, func(l *Log) (int64, bool) {
+		at := l.published.cleaned.Load()
+		return at, at > 0
+	})
+	d.cleanedDoubt = err != nil
+	return err
 }
 
 // writeOffsets replaces a checkpoint file, where that changes anything.

@@ -18,6 +18,7 @@ func (l *Log) Close(done Done) {
 		return
 	}
 	l.closing = true
+	l.listCleanable()
 	l.syncWanted = l.logEnd
 	h, dir := l.host(), l.path
 	o := noFiles()
@@ -156,6 +157,7 @@ func (l *Log) Delete(done Done) {
 		return
 	}
 	l.closing, l.deleting = true, true
+	l.listCleanable()
 	h, from := l.host(), l.path
 	to := filepath.Join(l.dir.path, deletedName(l.topic, l.partition, uuid(h)))
 	l.enqueue(&job{name: "delete", always: true,

@@ -124,6 +124,13 @@ type Config struct {
 	TimestampBeforeMax int64
 	TimestampAfterMax  int64
 
+	// Where Compacted: min.cleanable.dirty.ratio, delete.retention.ms, min.compaction.lag.ms and
+	// max.compaction.lag.ms (0 or Never: no bound).
+	MinDirtyRatio      float64
+	DeleteRetentionMs  int64
+	MinCompactionLagMs int64
+	MaxCompactionLagMs int64
+
 	ProducerExpirationMs int64
 	FileDeleteDelayMs    int64
 	// InspectCompressed checks the records inside compressed batches, as Kafka does.
@@ -137,6 +144,7 @@ func DefaultConfig() Config {
 		SegmentMs: 7 * 24 * 3600_000, RetentionMs: 7 * 24 * 3600_000, RetentionBytes: -1,
 		FlushMs: Never, FlushMessages: Never, FlushBytes: Never,
 		TimestampBeforeMax: Never, TimestampAfterMax: 3600_000,
+		MinDirtyRatio: 0.5, DeleteRetentionMs: 24 * 3600_000, MaxCompactionLagMs: Never,
 		ProducerExpirationMs: 24 * 3600_000, FileDeleteDelayMs: 60_000, InspectCompressed: true,
 	}
 }
@@ -147,6 +155,10 @@ func (c *Config) normal() error {
 		if *bound <= 0 {
 			*bound = Never
 		}
+	}
+	c.DeleteRetentionMs = min(c.DeleteRetentionMs, 1<<50) // added to the clock
+	if c.MaxCompactionLagMs <= 0 {
+		c.MaxCompactionLagMs = Never
 	}
 	switch {
 	case c.FlushMs < 0 || c.FlushMs > 1<<40: // 34 years

@@ -19,6 +19,8 @@ type CoreConfig struct {
 	DropBehind bool
 	// Journal is the core's journal; nil where there is none.
 	Journal journal.Journal
+	// Cleaner is what compaction may take. The zero value: it does not run.
+	Cleaner CleanerConfig
 	// Space is the room on the disk; nil: it is not looked at.
 	Space *Space
 }
@@ -49,6 +51,7 @@ type Core struct {
 	dropBehind bool
 	aheads     *aheadOp // free
 	lookups    *lookup  // free
+	cleaner    cleaner
 
 	due          deadlines
 	decompressor *record.Decompressor
@@ -70,6 +73,10 @@ type CoreStats struct {
 	Lookups   uint64 // file reads and timestamp queries that needed a worker
 	Evictions uint64
 	Refused   uint64 // appends answered with ErrPressure
+
+	Cleanings       uint64 // passes of compaction that were finished
+	CleaningsFailed uint64 // passes that ended otherwise than by a change of the log
+	CleanedBytes    uint64 // bytes of segments that compaction has freed
 }
 
 // Relief is told when appends can be tried again.
@@ -83,6 +90,9 @@ func NewCore(io ring.IO, cfg CoreConfig) *Core {
 	c := &Core{
 		io: io, pool: io.Pool(), journal: cfg.Journal, tailMax: cfg.TailBytes, space: allowance{of: cfg.Space},
 		decompressor: record.NewDecompressor(record.DecompressedMaxDefault),
+	}
+	if c.cleaner = (cleaner{CleanerConfig: cfg.Cleaner, at: ring.Forever}); c.cleaner.BytesPerSecond <= 0 {
+		c.cleaner.BytesPerSecond = Never
 	}
 	if cfg.Inline {
 		c.inline = ring.Inline
@@ -104,13 +114,13 @@ func (c *Core) NextDeadline() int64 {
 		return 0
 	}
 	if len(c.due) == 0 {
-		return ring.Forever
+		return c.cleaner.at
 	}
-	return c.due[0].due
+	return min(c.due[0].due, c.cleaner.at)
 }
 
 // Expire does what has fallen due by now (the ring's clock, ns): flush timers,
-// retention, the expiry of producers, another try on a full disk.
+// retention, the expiry of producers, another try on a full disk, compaction.
 func (c *Core) Expire(now int64) {
 	if c.returned {
 		c.returned = false
@@ -120,6 +130,9 @@ func (c *Core) Expire(now int64) {
 		l := c.due[0]
 		c.due.set(l, ring.Forever)
 		l.expire(now)
+	}
+	if c.cleaner.at <= now {
+		c.clean(now)
 	}
 }
 

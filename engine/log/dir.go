@@ -52,11 +52,12 @@ type Dir struct {
 	clusterID string
 	id        [16]byte
 
-	mu      sync.Mutex
-	logs    []*Log                // by topic and partition
-	files   map[string][]byte     // checkpoints as they are on disk; none where that is not known
-	gone    map[partitionKey]bool // logs that were removed: the checkpoints may still name them
-	unclean []string              // logs that were closed otherwise than cleanly
+	mu           sync.Mutex
+	logs         []*Log                // by topic and partition
+	files        map[string][]byte     // checkpoints as they are on disk; none where that is not known
+	gone         map[partitionKey]bool // logs that were removed: the checkpoints may still name them
+	cleanedDoubt bool                  // the cleaner's checkpoint on disk is not known
+	unclean      []string              // logs that were closed otherwise than cleanly
 
 	failedSync     string // the first sync of a segment that failed; empty: none
 	failedSyncKept bool   // the file says so
@@ -219,6 +220,12 @@ func (d *Dir) open(report *RecoveryReport) (err error) {
 	if err != nil {
 		return err
 	}
+	damaged := len(report.Damaged)
+	cleaned, err := d.readOffsets(cleanedName, "logs are compacted from their start", report)
+	if err != nil {
+		return err
+	}
+	d.cleanedDoubt = len(report.Damaged) > damaged
 	entries, err := d.host.ReadDir(d.path)
 	if err != nil {
 		return err
@@ -245,7 +252,7 @@ func (d *Dir) open(report *RecoveryReport) (err error) {
 		}
 		key := partitionKey{topic, partition}
 		l := d.newLog(topic, partition, filepath.Join(d.path, e.Name))
-		r := &recovery{log: l, host: d.host, clean: report.Clean, trust: points[key], highMark: marks[key], startAt: starts[key], now: d.host.WallMillis(), aside: ring.NoFD, rewrites: rewrite}
+		r := &recovery{log: l, host: d.host, clean: report.Clean, trust: points[key], highMark: marks[key], startAt: starts[key], cleanedAt: cleaned[key], now: d.host.WallMillis(), aside: ring.NoFD, rewrites: rewrite}
 		_, r.known = points[key]
 		r.report = LogReport{Topic: topic, Partition: partition, Clean: report.Clean, RecoveryPoint: r.trust}
 		if report.Clean {

@@ -81,6 +81,31 @@
 //	           afterwards. -> [rename segments below to .deleted, one SyncDir each, from
 //	           the front] -> the log starts at a segment that is there; .deleted
 //	           files are removed by recovery.
+//	compact    The segments of a group, all below the recovery point on disk, become one that has
+//	           the first one's base and ends where the last one ends. [write and sync .log.cleaned,
+//	           .index.cleaned, .timeindex.cleaned and, where the group has aborted transactions,
+//	           .txnindex.cleaned] -> the log as it was; recovery removes .cleaned files. -> [rename
+//	           the indexes to .swap, SyncDir] -> as it was: a .swap of an index without one of its
+//	           .log is removed. -> [rename .log.cleaned to .log.swap] -> as it was, or as below.
+//	           -> [SyncDir]: this is the durable point. From here on recovery does the rest: ->
+//	           [remove the group's other segments; rename the indexes, .swap to none; SyncDir]
+//	           -> the group's first .log is the old one still: whatever is left of the others is
+//	           removed, .index and .timeindex are made again, and the .txnindex is the one of
+//	           .swap, or the one there, where that had been renamed. An empty .txnindex.swap says
+//	           that there is to be none: the one there is removed first, and durably, then it. None
+//	           of the others can come back. -> [rename .log.swap to .log] -> as above, or the new segment. -> [SyncDir]
+//	           -> the new segment.
+//	           A record that goes is one with a later value of its key, which stays, below the
+//	           recovery point too; so a crash between two groups leaves some old values and
+//	           loses none. Of a transaction nothing goes, and its records push out nothing,
+//	           before the marker that ends it survives power loss. The first dirty offset in
+//	           cleaner-offset-checkpoint follows when all groups are done. It may be too low at
+//	           any time, and must never be too high (a tombstone would be forgotten before the
+//	           values it deletes): it is lowered, durably, before a truncation below it begins.
+//	           A journal's entries lie above the log's end in the files, or are passed over:
+//	           gaps below it are nothing to them. Who reads from a segment that is replaced goes
+//	           on with its files, which have no names any more, until the lease is returned.
+//	           A .log.swap that is damaged fences the log; nothing is removed then.
 //	create     [files under a name ending in -delete] -> [sync of partition.metadata, SyncDir;
 //	           the other files are empty, or zeros that may be lost] -> removed by
 //	           recovery. -> [rename] -> there in whole, or not at all. -> [SyncDir of the log

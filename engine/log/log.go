@@ -19,6 +19,9 @@ type Owner interface {
 	Advanced(l *Log)
 	// Failed: the log is fenced. Called once.
 	Failed(l *Log, err error)
+	// CleaningFailed: the log could not be compacted. It lacks nothing and goes on. again:
+	// that is tried again later; else it is not before a restart.
+	CleaningFailed(l *Log, err error, again bool)
 }
 
 // Done is told when something asked of a log is done. A nil Done is allowed.
@@ -98,6 +101,12 @@ type Log struct {
 	metaNext   int64 // the same, of what came in while that is being written
 	starting   bool  // an epoch is being started: nothing is appended
 	snapshotAt int64 // bytesIn when the last producer snapshot was taken
+
+	cleaned     int64     // the first dirty offset: what is below has been compacted
+	cleaning    *cleaning // in progress
+	cleanable   bool      // it is in the cleaner's list
+	uncleanable error     // why it is not cleaned any more
+	swapping    bool      // compacted segments take the place of others: no lookup may start
 
 	fence    *ErrFenced
 	damaged  bool // recovery fenced it: it is to go on beyond logEnd
@@ -223,6 +232,7 @@ func (l *Log) Attach(c *Core, owner Owner) error {
 	l.retainAt = c.io.Now() + int64(c.io.Random()%uint64(retainEvery))
 	l.journalGap, l.journalEnd = l.synced, l.synced
 	c.unscanned += l.bytesIn - l.snapshotAt
+	l.listCleanable()
 	if c.journal != nil {
 		c.journal.Attach(l, &l.stake)
 		if l.fence != nil {
@@ -256,6 +266,7 @@ func (l *Log) SetConfig(cfg Config) error {
 	}
 	changed := cfg.Policy != l.cfg.Policy
 	l.setConfig(cfg)
+	l.listCleanable()
 	if changed {
 		l.gap = l.logEnd
 		l.journalGap, l.journalEnd = l.logEnd, l.logEnd
@@ -314,6 +325,7 @@ func (l *Log) fail(file string, cause error) {
 		l.core.journal.Fence(&l.stake)
 	}
 	l.failFlushes()
+	l.listCleanable()
 	l.owner.Failed(l, l.fence)
 }
 

@@ -61,12 +61,12 @@ type lookup struct {
 	damage int64 // position, when err is damage
 }
 
-// parked is a lookup that came while the log was being cut.
+// parked is a lookup that came while the log was being cut, or segments exchanged.
 type parked struct{ f *lookup }
 
 // startLookup gives f to a worker.
 func (l *Log) startLookup(f *lookup) {
-	if l.cutting {
+	if l.cutting || l.swapping {
 		l.parked = append(l.parked, parked{f})
 		return
 	}
@@ -86,7 +86,7 @@ func (l *Log) startLookup(f *lookup) {
 	if !s.finished {
 		f.entries, f.times = int64(s.index.offsets), int64(s.index.times)
 	}
-	f.cold, f.checked, f.compacted = s.cold, s.checked, l.cfg.Compacted
+	f.cold, f.checked, f.compacted = s.cold, s.checked, l.cfg.Compacted || l.cleaned > 0
 	if s.cold > 0 { // not all at once: who reads waits while it is checked
 		f.ranges = min(f.ranges, coldRanges)
 	}
@@ -234,6 +234,14 @@ func (f *lookup) Complete(op *ring.Op) {
 	switch {
 	case f.err != nil && f.n < 2:
 		r.Err = &ReadError{File: s.path(suffixLog), Pos: f.damage, Cause: f.err}
+	case f.n == 0 && f.err == nil && f.ended > f.offset && f.ended < f.limit && !l.closing:
+		// The end of the segment has been compacted away (Kafka does that): on to the next.
+		l.unlease(s)
+		if l.readFrom(r, f.ended) {
+			r.Done.ReadDone(r)
+		}
+		l.step()
+		return
 	case f.n >= 2:
 		r.show(s, f.pos, f.ends[1])
 		if !l.cutting {

@@ -48,7 +48,7 @@ type producer struct {
 }
 
 // completed is a transaction that has ended in the log, but whose marker may not be
-// below the high watermark.
+// below the high watermark. last is above 0.
 type completed struct{ first, last int64 }
 
 // producers is the idempotent and transactional state of a log (Kafka's
@@ -58,8 +58,9 @@ type producers struct {
 	oldest, newest   *producer
 	txnFirst, txnEnd *producer
 	unreplicated     []completed
-	snapshots        []int64 // offsets of the snapshot files, ascending
-	durable          int64   // of these, the newest that is known to survive power loss; 0: none
+	settling         [2]completed // all that have ended, in two generations: see unsettled
+	snapshots        []int64      // offsets of the snapshot files, ascending
+	durable          int64        // of these, the newest that is known to survive power loss; 0: none
 }
 
 var (
@@ -157,6 +158,11 @@ func (ps *producers) end(p *producer, b record.Batch, marker record.Marker) (Abo
 	ps.closeTxn(p)
 	p.txnStart = -1
 	ps.unreplicated = append(ps.unreplicated, done)
+	if g := &ps.settling[1]; g.last == 0 {
+		*g = done
+	} else {
+		g.first, g.last = min(g.first, done.first), done.last
+	}
 	if marker.Type == record.Commit {
 		return AbortedTxn{}, false
 	}
@@ -186,6 +192,24 @@ func (ps *producers) firstUnstable() int64 {
 	}
 	for i := range ps.unreplicated {
 		first = min(first, ps.unreplicated[i].first)
+	}
+	return first
+}
+
+// unsettled is the first offset of the transactions whose end a power loss may take; what is
+// below flushed it may not. It knows two generations of them by where they begin and end, so
+// it may answer with less until flushed has passed both.
+func (ps *producers) unsettled(flushed int64) int64 {
+	first := int64(math.MaxInt64)
+	for range ps.settling {
+		if ps.settling[0].last < flushed {
+			ps.settling[0], ps.settling[1] = ps.settling[1], completed{}
+		}
+	}
+	for _, g := range ps.settling {
+		if g.last != 0 {
+			first = min(first, g.first)
+		}
 	}
 	return first
 }

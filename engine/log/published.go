@@ -19,7 +19,9 @@ type Published struct {
 	Segments      atomic.Int64
 	FirstSegment  atomic.Int64 // base of the first segment
 	Fenced        atomic.Pointer[ErrFenced]
+	Uncleanable   atomic.Pointer[error] // why compaction has given the log up; nil: it has not
 
+	cleaned      atomic.Int64 // the first dirty offset
 	closed       atomic.Bool
 	checkpointed atomic.Int64 // the recovery point as the checkpoint file has it
 	startWanted  atomic.Int64 // a log start that is being made durable

@@ -59,27 +59,33 @@ func (l *Log) Read(r *Read) bool {
 	case r.Offset >= min(r.Limit, l.logEnd):
 		return true
 	}
-	if r.Offset >= l.tail.start(l.logEnd) {
+	return l.readFrom(r, r.Offset)
+}
+
+// readFrom reads from offset, which is r's or, where that is in a gap, an end of a
+// segment behind it.
+func (l *Log) readFrom(r *Read, offset int64) bool {
+	if offset >= l.tail.start(l.logEnd) {
 		l.core.stats.TailReads++
-		l.readTail(r)
+		l.readTail(r, offset)
 		return true
 	}
 	l.core.stats.FileReads++
-	return l.readFile(r)
+	return l.readFile(r, offset)
 }
 
 // readTail shows chunks. Only the first and the last one are walked.
-func (l *Log) readTail(r *Read) {
-	i := l.tail.find(r.Offset)
+func (l *Log) readTail(r *Read, offset int64) {
+	i := l.tail.find(offset)
 	k := l.tail.at(i)
 	from := 0
-	at := l.cursors.of(k.seg, r.Offset)
+	at := l.cursors.of(k.seg, offset)
 	switch {
-	case r.Offset <= k.base:
+	case offset <= k.base:
 	case at != nil && at.pos >= k.pos && at.pos < k.pos+int64(len(k.buf)):
 		from = int(at.pos - k.pos)
 	default:
-		for b := k.batchAt(0); b.LastOffset() < r.Offset; b = k.batchAt(from) {
+		for b := k.batchAt(0); b.LastOffset() < offset; b = k.batchAt(from) {
 			from += len(b)
 		}
 	}
@@ -234,12 +240,12 @@ func (c *cursors) forget() {
 }
 
 // readFile finds a range of a segment's file.
-func (l *Log) readFile(r *Read) bool {
-	s := l.segmentOf(r.Offset)
+func (l *Log) readFile(r *Read, offset int64) bool {
+	s := l.segmentOf(offset)
 	l.tame(s)
 	limit := min(r.Limit, l.tail.start(l.logEnd))
-	k := l.cursors.of(s, r.Offset)
-	if k == nil && r.Offset == s.base {
+	k := l.cursors.of(s, offset)
+	if k == nil && offset == s.base {
 		k = l.cross(s)
 	}
 	if k != nil && k.aheads > 0 {
@@ -254,7 +260,7 @@ func (l *Log) readFile(r *Read) bool {
 	}
 	f := l.core.takeLookup()
 	f.log, f.read, f.seg = l, r, s
-	f.offset, f.limit, f.maxBytes, f.minOne = r.Offset, limit, r.MaxBytes, r.MinOne
+	f.offset, f.limit, f.maxBytes, f.minOne = offset, limit, r.MaxBytes, r.MinOne
 	f.from, f.ranges = -1, 1
 	if k != nil { // it reads on: look ahead for it, behind what is read ahead
 		l.readAhead(k)

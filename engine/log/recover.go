@@ -76,6 +76,7 @@ type recovery struct {
 	known      bool  // the checkpoint has the recovery point
 	highMark   int64 // from the checkpoints
 	startAt    int64
+	cleanedAt  int64
 	now        int64
 	report     LogReport
 	scan       scanner
@@ -116,7 +117,7 @@ func (r *recovery) readDir() error {
 	if err != nil {
 		return err
 	}
-	var bases, swaps []int64
+	var bases, swaps, swappedTxns []int64
 	changed, incarnated := false, false
 	remove := func(name string) error {
 		changed = true
@@ -130,6 +131,10 @@ func (r *recovery) readDir() error {
 		case strings.HasSuffix(name, suffixLog+suffixSwap):
 			if base, ok := parseFileName(name, suffixLog+suffixSwap); ok {
 				swaps = append(swaps, base)
+			}
+		case strings.HasSuffix(name, suffixTxn+suffixSwap): // it goes with its .log, or not at all
+			if base, ok := parseFileName(name, suffixTxn+suffixSwap); ok {
+				swappedTxns = append(swappedTxns, base)
 			}
 		case strings.HasSuffix(name, suffixSwap): // an index: it is made again
 			err = remove(name)
@@ -149,10 +154,17 @@ func (r *recovery) readDir() error {
 		}
 	}
 	for _, base := range swaps {
-		if bases, err = r.finishSwap(base, bases); err != nil {
+		if bases, err = r.finishSwap(base, bases, slices.Contains(swappedTxns, base)); err != nil {
 			return err
 		}
 		changed = true
+	}
+	for _, base := range swappedTxns {
+		if !slices.Contains(swaps, base) {
+			if err := remove(fileName(base, suffixTxn+suffixSwap)); err != nil {
+				return err
+			}
+		}
 	}
 	slices.Sort(bases)
 	slices.Sort(l.producer.snapshots)
@@ -199,8 +211,9 @@ func (r *recovery) readDir() error {
 	return nil
 }
 
-// finishSwap puts the result of a compaction in the place of what it replaces.
-func (r *recovery) finishSwap(base int64, bases []int64) ([]int64, error) {
+// finishSwap puts the result of a compaction in the place of what it replaces. txn says
+// that a .txnindex comes with it; else the one that is there is the right one.
+func (r *recovery) finishSwap(base int64, bases []int64, txn bool) ([]int64, error) {
 	l, h := r.log, r.host
 	from := filepath.Join(l.path, fileName(base, suffixLog+suffixSwap))
 	fd, err := h.Open(from, ring.ReadOnly)
@@ -217,6 +230,10 @@ func (r *recovery) finishSwap(base int64, bases []int64) ([]int64, error) {
 		err = w.err
 	}
 	h.Close(fd)
+	if errors.Is(err, errDamage) {
+		r.lost(fmt.Errorf("%s: what compaction made of the segments that it replaces is damaged", from))
+		return bases, nil
+	}
 	if err != nil {
 		return bases, fmt.Errorf("%s: %w", from, err)
 	}
@@ -226,15 +243,41 @@ func (r *recovery) finishSwap(base int64, bases []int64) ([]int64, error) {
 			kept = append(kept, b)
 			continue
 		}
-		for _, suffix := range segmentSuffixes[1:] {
+		for _, suffix := range segmentSuffixes {
+			if b == base && (suffix == suffixLog || suffix == suffixTxn) {
+				continue
+			}
 			if err := removeFile(h, filepath.Join(l.path, fileName(b, suffix))); err != nil {
 				return bases, err
 			}
 		}
-		if b != base {
-			if err := h.Remove(filepath.Join(l.path, fileName(b, suffixLog))); err != nil {
-				return bases, err
-			}
+	}
+	// One that is to be empty says that there is none any more.
+	empty := false
+	if txn {
+		e, err := h.Stat(filepath.Join(l.path, fileName(base, suffixTxn+suffixSwap)))
+		if err != nil {
+			return bases, err
+		}
+		empty = e.Size == 0
+	}
+	switch {
+	case empty:
+		if err := removeFile(h, filepath.Join(l.path, fileName(base, suffixTxn))); err != nil {
+			return bases, err
+		}
+	case txn:
+		if err := h.Rename(filepath.Join(l.path, fileName(base, suffixTxn+suffixSwap)), filepath.Join(l.path, fileName(base, suffixTxn))); err != nil {
+			return bases, err
+		}
+	}
+	// What it replaces must not come back beside it.
+	if err := h.SyncDir(l.path); err != nil {
+		return bases, err
+	}
+	if empty {
+		if err := h.Remove(filepath.Join(l.path, fileName(base, suffixTxn+suffixSwap))); err != nil {
+			return bases, err
 		}
 	}
 	return kept, h.Rename(from, filepath.Join(l.path, fileName(base, suffixLog)))
@@ -471,6 +514,9 @@ func (r *recovery) abortIs(t AbortedTxn) (bad, err error) {
 			return fmt.Errorf("offset %d", offset), nil
 		}
 		b := w.batch
+		if offset == t.FirstOffset && b.BaseOffset() > offset { // compaction took what was there
+			continue
+		}
 		if b.ProducerID() != t.ProducerID || b.BaseOffset() != offset || !b.Transactional() || b.Control() != (offset == t.LastOffset) {
 			return fmt.Errorf("offset %d", offset), nil
 		}
@@ -668,6 +714,9 @@ func (r *recovery) finish() error {
 	l.logEnd, l.written, l.synced, l.flushed, l.stable = end, end, end, end, end
 	l.highWatermark = min(max(r.highMark, l.logStart), end)
 	l.producer.replicated(l.highWatermark)
+	if r.cleanedAt <= end { // else it is of another log
+		l.setCleaned(r.cleanedAt)
+	}
 	r.report.LogStart, r.report.LogEnd, r.report.Checked = l.logStart, l.logEnd, r.scan.checked
 	if l.fence != nil {
 		// What a journal gave it before the damage: the journal forgets it.

@@ -83,8 +83,10 @@ func (l *Log) removeSegments(base int64) {
 	var segments []*segment
 	l.enqueueRelief(&job{name: "remove segments",
 		start: func() {
-			for _, s := range l.segments {
-				if s.base >= base || s == l.active() {
+			for i, s := range l.segments {
+				// By where it ends: since this was asked for, compaction may have put it together
+				// with what lies behind base.
+				if s == l.active() || l.segments[i+1].base > base {
 					break
 				}
 				segments = append(segments, s)

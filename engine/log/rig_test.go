@@ -42,10 +42,19 @@ type rig struct {
 type watcher struct {
 	advanced int
 	failed   []error
+	cleaning []error // failed for good
+	again    int     // failed for now
 }
 
 func (w *watcher) Advanced(*Log)            { w.advanced++ }
 func (w *watcher) Failed(l *Log, err error) { w.failed = append(w.failed, err) }
+func (w *watcher) CleaningFailed(_ *Log, err error, again bool) {
+	if again {
+		w.again++
+		return
+	}
+	w.cleaning = append(w.cleaning, err)
+}
 
 // smallConfig has small files, so that histories roll.
 func smallConfig() Config {

@@ -37,7 +37,11 @@ func (l *Log) rollDue(n int, last, timestamp, now int64) bool {
 	if s.firstTimestamp >= 0 && timestamp >= 0 {
 		since, until = s.firstTimestamp, timestamp
 	}
-	return until-since > l.cfg.SegmentMs
+	bound := l.cfg.SegmentMs
+	if l.cfg.Compacted { // what is in the active segment cannot be compacted
+		bound = min(bound, l.cfg.MaxCompactionLagMs)
+	}
+	return until-since > bound
 }
 
 // roll ends the active segment. The next one's files are made by a worker; until

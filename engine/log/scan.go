@@ -136,6 +136,9 @@ func (c *scanner) take(s *segment, w *walker) error {
 func (c *scanner) produced(w *walker) (AbortedTxn, bool, error) {
 	b := w.batch
 	var marker record.Marker
+	if b.Control() && b.Count() == 0 { // Kafka's compaction took the marker out
+		return AbortedTxn{}, false, nil
+	}
 	if b.Control() {
 		whole, _, err := w.load(nil)
 		if err != nil {

@@ -65,6 +65,7 @@ type segment struct {
 	index      indexTail
 
 	firstTimestamp int64 // of the first batch (its maximum); -1: none yet
+	asked          bool  // it has been looked for in the file
 	created        int64 // wall ms: the age of a segment without timestamps
 	maxTimestamp   int64 // -1: none
 	maxTimestampAt int64 // last offset of the batch that has it
@@ -85,10 +86,11 @@ func (s *segment) path(suffix string) string {
 
 // observe keeps what is derived from the batches of a segment: called once for
 // each batch, in order, when it is appended and when it is scanned. at is its
-// position. The rule for entries is Kafka's LogSegment.append.
+// position. The rule for entries is Kafka's LogSegment.append. The timestamp of a batch
+// that compaction has emptied is its producer's, not a record's.
 func (s *segment) observe(b record.Batch, size int, at int64, interval int32) {
 	last := b.LastOffset()
-	if ts := b.MaxTimestamp(); ts > s.maxTimestamp {
+	if ts := b.MaxTimestamp(); ts > s.maxTimestamp && b.Count() > 0 {
 		s.maxTimestamp, s.maxTimestampAt = ts, last
 	}
 	if s.firstTimestamp < 0 {

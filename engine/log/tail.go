@@ -55,6 +55,17 @@ func (t *tail) start(end int64) int64 {
 	return t.at(0).base
 }
 
+// undone is the base of the first chunk that a write or the journal still needs; end where
+// there is none.
+func (t *tail) undone(end int64) int64 {
+	for i := range t.len() {
+		if k := t.at(i); !k.done() {
+			return k.base
+		}
+	}
+	return end
+}
+
 // find is the chunk that holds offset, which is at or above start and below the end.
 func (t *tail) find(offset int64) int {
 	lo, hi := 0, t.len()
@@ -220,6 +231,19 @@ func (l *Log) dropLast() {
 		l.core.unwritten -= len(k.buf) - k.written
 	}
 	k.written = len(k.buf)
+	k.dropped = true
+	if k.refs == 0 {
+		l.core.free(k)
+	}
+}
+
+// dropFirst takes the log's first chunk, which is done, out of its tail.
+func (l *Log) dropFirst() {
+	k := l.tail.at(0)
+	if !k.done() {
+		panic(fmt.Sprintf("BUG: log %s-%d: dropped at offset %d what is not written, or not journaled", l.topic, l.partition, k.base))
+	}
+	l.tail.popFirst()
 	k.dropped = true
 	if k.refs == 0 {
 		l.core.free(k)

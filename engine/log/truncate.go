@@ -77,6 +77,9 @@ func (l *Log) Truncate(to int64, done Done) {
 			if err := l.dir.lowerRecoveryPoint(l, c.to); err != nil {
 				return err
 			}
+			if err := l.dir.lowerCleaned(); err != nil {
+				return err
+			}
 			if err := c.renew(); err != nil {
 				return err
 			}
@@ -127,6 +130,7 @@ func (l *Log) startCut(to int64) {
 	if !l.cutting {
 		l.cutTo = to
 	}
+	l.stopCleaning()
 	l.cutting = true
 	l.cuts++
 	l.cutTo = min(l.cutTo, to)
@@ -138,6 +142,15 @@ func (l *Log) endCut() {
 		return
 	}
 	l.cutting = false
+	l.unpark()
+	l.owner.Advanced(l)
+}
+
+// unpark takes up the lookups that had to wait.
+func (l *Log) unpark() {
+	if l.cutting || l.swapping {
+		return
+	}
 	waiting := l.parked
 	l.parked = nil
 	for _, p := range waiting {
@@ -149,7 +162,6 @@ func (l *Log) endCut() {
 			r.Done.ReadDone(r)
 		}
 	}
-	l.owner.Advanced(l)
 }
 
 // quiet says that nothing of the log is in flight.
@@ -203,6 +215,7 @@ func (l *Log) planCut(c *cut) {
 	}
 	c.durable = l.producer.durable
 	l.published.RecoveryPoint.Store(min(l.published.RecoveryPoint.Load(), c.to))
+	l.setCleaned(min(l.cleaned, c.to))
 }
 
 // run makes the cut, on a worker. What a crash leaves of it lies above the recovery
@@ -296,6 +309,7 @@ func (l *Log) applyCut(c *cut) {
 	s.rolled, s.finished = false, false
 	s.opened(opened{s.fd, c.files.indexFD, c.files.timeFD, c.files.maps})
 	l.indexBefore = s.index.lastTime
+	c.producer.settling = l.producer.settling
 	l.epochs, l.producer = c.epochs, c.producer
 	l.moveEnd(c.end)
 }
@@ -332,6 +346,7 @@ func (l *Log) moveEnd(end int64) {
 		l.flushes[i].end = min(l.flushes[i].end, end)
 	}
 	l.cursors.forget()
+	l.setCleaned(min(l.cleaned, end))
 	l.published.RecoveryPoint.Store(min(l.published.RecoveryPoint.Load(), end))
 	l.publish()
 	l.completeFlushes()
@@ -367,10 +382,14 @@ func (l *Log) Restart(at int64, done Done) {
 			l.published.RecoveryPoint.Store(min(l.segments[0].base, at))
 			l.published.startWanted.Store(0)
 			l.published.LogStart.Store(at)
+			l.setCleaned(0)
 		},
 		run: func() error {
 			// In this order: recovery starts a log again whose start is above its end.
 			if err := l.dir.lowerRecoveryPoint(l, l.published.RecoveryPoint.Load()); err != nil {
+				return err
+			}
+			if err := l.dir.lowerCleaned(); err != nil {
 				return err
 			}
 			if err := l.dir.checkpointStarts(); err != nil {

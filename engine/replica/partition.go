@@ -167,6 +167,15 @@ func (p *Partition) Failed(_ *log.Log, err error) {
 	p.wake()
 }
 
+// CleaningFailed is log.Owner's.
+func (p *Partition) CleaningFailed(_ *log.Log, err error, again bool) {
+	if again {
+		p.Say("compaction of %s-%d failed, and is tried again: %v", p.Topic, p.Index, err)
+		return
+	}
+	p.Say("PARTITION NOT COMPACTED: %s-%d grows until a restart: %v", p.Topic, p.Index, err)
+}
+
 // advance moves the high watermark and tells who waited for it.
 func (p *Partition) advance() {
 	if stable := p.log.Stable(); stable > p.highWatermark {

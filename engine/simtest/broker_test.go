@@ -32,6 +32,7 @@ type broker struct {
 	diedAt int64     // the first time since then
 
 	lives, kills, losses, cleans, fences int
+	compactions                          uint64
 }
 
 type brokerState uint8
@@ -74,6 +75,9 @@ func (b *broker) settings() *config.Broker {
 		set("log.index.interval.bytes", 512),
 		set("log.segment.delete.delay.ms", 500),
 		set("offsets.topic.num.partitions", 3),
+		// So that __consumer_offsets, which rolls where its indexes are small, is compacted.
+		set("log.cleaner.backoff.ms", 50),
+		set("log.cleaner.min.cleanable.ratio", 0.01),
 		set("group.initial.rebalance.delay.ms", 50),
 		set("group.min.session.timeout.ms", 100),
 		set("connections.max.idle.ms", 20000),
@@ -224,8 +228,16 @@ func (b *broker) died() {
 		b.power = true
 	}
 	r.model.crashed(b)
+	b.ended()
 	b.state, b.b, b.ios = down, nil, nil
 	r.operator.after(r.between(0, 500*time.Millisecond), b.start)
+}
+
+// ended counts what a life has done.
+func (b *broker) ended() {
+	for i := range b.ios {
+		b.compactions += b.b.Shared().Cores[i].Logs.Stats().Cleanings
+	}
 }
 
 // healDisk ends a full disk, what the rules break, and an armed crash.
@@ -297,6 +309,7 @@ func (b *broker) settle(life int, then func(), until int64) {
 	for _, io := range b.ios {
 		io.Close()
 	}
+	b.ended()
 	b.state, b.b, b.ios, b.diedAt = down, nil, nil, r.world.Now()
 	then()
 }

@@ -191,9 +191,9 @@ func (r *run) notes() []string { return r.lines[max(0, len(r.lines)-linesKept):]
 
 func (r *run) summary() string {
 	m := r.model
-	return fmt.Sprintf("%d steps, %.1f s, %d cores, policy %s, %d lives (%d kills, %d power losses, %d clean), %d batches sent, %d acknowledged, %d lost as they may be, %d read, %d commits; %d topics, %d fenced",
+	return fmt.Sprintf("%d steps, %.1f s, %d cores, policy %s, %d lives (%d kills, %d power losses, %d clean), %d batches sent, %d acknowledged, %d lost as they may be, %d read, %d commits; %d topics, %d fenced, %d compactions",
 		r.steps, float64(r.world.Now())/1e9, r.cores, r.policy, r.broker.lives, r.broker.kills, r.broker.losses, r.broker.cleans,
-		len(m.batches), m.acked, m.lost, m.read, m.commits, len(m.topics), r.broker.fences)
+		len(m.batches), m.acked, m.lost, m.read, m.commits, len(m.topics), r.broker.fences, r.broker.compactions)
 }
 
 // machine is a client's machine with one loop.

@@ -62,7 +62,8 @@ type PartitionStatus struct {
 	LogEnd        int64  `json:"log_end"`
 	Flushed       int64  `json:"flushed"` // records below it survive power loss
 	Size          int64  `json:"size_bytes"`
-	Failed        string `json:"failed,omitempty"` // why it takes no more records
+	Failed        string `json:"failed,omitempty"`      // why it takes no more records
+	Uncleanable   string `json:"uncleanable,omitempty"` // why it is not compacted any more
 }
 
 // StatusOf asks the cores, and blocks until each has answered. From the edge.
@@ -102,6 +103,9 @@ func StatusOf(b *engine.Broker, up time.Duration) *Status {
 			x.LogEnd = p.LogEnd.Load()
 			if f := p.Fenced.Load(); f != nil {
 				x.Failed = f.Error()
+			}
+			if err := p.Uncleanable.Load(); err != nil {
+				x.Uncleanable = (*err).Error()
 			}
 			s.Partitions = append(s.Partitions, x)
 		}

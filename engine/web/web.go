@@ -157,6 +157,10 @@ func Write(w io.Writer, stats []engine.CoreStats, b *engine.Broker, up time.Dura
 	per("millrace_fetch_turns_total", "counter", "Sends of a range of a segment that waited for the next turn of the core.", func(s *engine.CoreStats) float64 { return float64(s.Ring.SendTurns) })
 	per("millrace_readahead_bytes_total", "counter", "Bytes of segments read ahead that were not in the page cache.", func(s *engine.CoreStats) float64 { return float64(s.Logs.PrefetchedBytes) })
 	per("millrace_readahead_dropped_bytes_total", "counter", "Bytes of them that were let go again behind their reader.", func(s *engine.CoreStats) float64 { return float64(s.Logs.ForgottenBytes) })
+	per("millrace_cleanings_total", "counter", "Passes of compaction that were finished.", func(s *engine.CoreStats) float64 { return float64(s.Logs.Cleanings) })
+	per("millrace_cleanings_failed_total", "counter", "Passes of compaction that failed.", func(s *engine.CoreStats) float64 { return float64(s.Logs.CleaningsFailed) })
+	per("millrace_cleaned_bytes_total", "counter", "Bytes of segments that compaction has freed.", func(s *engine.CoreStats) float64 { return float64(s.Logs.CleanedBytes) })
+	per("millrace_group_records_loaded_total", "counter", "Records of __consumer_offsets that were replayed.", func(s *engine.CoreStats) float64 { return float64(s.GroupRecords) })
 	per("millrace_journal_writes_total", "counter", "Synchronous writes of the journal.", func(s *engine.CoreStats) float64 { return float64(s.Journal.Frames) })
 	per("millrace_journal_bytes_total", "counter", "Bytes in them, padding included.", func(s *engine.CoreStats) float64 { return float64(s.Journal.Bytes) })
 	per("millrace_journal_entries_total", "counter", "Entries in them: of one partition each.", func(s *engine.CoreStats) float64 { return float64(s.Journal.Entries) })
@@ -211,6 +215,12 @@ func (m *writer) partitions(b *engine.Broker) {
 		{"millrace_partition_size_bytes", "Bytes of all segments.", func(p *engine.Published) int64 { return p.Size.Load() }},
 		{"millrace_partition_failed", "1: its disk failed or its log is damaged, and it takes no more records.", func(p *engine.Published) int64 {
 			if p.Fenced.Load() != nil {
+				return 1
+			}
+			return 0
+		}},
+		{"millrace_partition_uncleanable", "1: compaction of it has failed, and is not tried again before a restart.", func(p *engine.Published) int64 {
+			if p.Uncleanable.Load() != nil {
 				return 1
 			}
 			return 0
