@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -24,7 +25,7 @@ const (
 	exitUsage  = 2
 )
 
-const usage = `usage: millrace bench produce|consume|powerloss|disk|trace [flags]
+const usage = `usage: millrace bench produce|consume|powerloss|disk|trace|report|compare [flags]
 
   produce   send records at a fixed rate (or as fast as they are acknowledged) and
             measure from the time each should have been sent; then read all back
@@ -38,6 +39,9 @@ const usage = `usage: millrace bench produce|consume|powerloss|disk|trace [flags
             whether a flush reaches it
   trace     show where the produce requests of a running broker spend their time, stage by
             stage, and the slowest of them one by one
+  report    write result files of produce (--out) as one HTML page, with charts
+  compare   say what changed from one result file to another, and whether that is noise;
+            the exit code is 1 when something got worse
 
 Run one of them with -h for its flags.
 `
@@ -45,8 +49,15 @@ Run one of them with -h for its flags.
 // Main is "millrace bench" with the arguments that follow it. It returns the
 // process's exit code.
 func Main(args []string, stdout, stderr io.Writer) int {
-	if len(args) > 0 && args[0] == "powerloss" {
-		return mainPowerLoss(args, stdout, stderr)
+	if len(args) > 0 {
+		switch args[0] {
+		case "powerloss":
+			return mainPowerLoss(args, stdout, stderr)
+		case "report":
+			return mainReport(args[1:], stdout, stderr)
+		case "compare":
+			return mainCompare(args[1:], stdout, stderr)
+		}
 	}
 	if len(args) > 0 && args[0] == catchUpName { // for bench consume: it starts itself
 		n, err := mainCatchUp(args[1:])
@@ -132,6 +143,7 @@ type produce struct {
 	options   Options
 	verifyMax int64 // MiB
 	out       string
+	page      string // HTML
 
 	partitions []int       // more than one only when comparing
 	policies   []string    // of our own broker
@@ -191,6 +203,7 @@ func parseProduce(args []string, stderr io.Writer) (*produce, error) {
 	f.Int64Var(&p.verifyMax, "verify-max", 8192, "`MiB` sent above which nothing is read back (the result says so)")
 	f.BoolVar(&p.options.Keep, "keep", false, "leave the topic behind")
 	f.StringVar(&p.out, "out", "", "write raw histograms, settings and machine facts to `FILE.json`")
+	f.StringVar(&p.page, "report", "", "write a page with charts to `FILE.html`")
 	compare := f.String("compare", "", "flush `policies` to compare, as write,file,journal,interval,os")
 	var managed list
 	f.Var(&managed, "peer", "a peer that is installed, started and stopped here as a row, with or without --compare: `[NAME=]kafka[+topic.setting=value]`; repeatable")
@@ -385,13 +398,30 @@ func (p *produce) single(ctx context.Context) (int, error) {
 	}
 	_, runs, err := Compare(ctx, []Row{{Name: name, Target: t}}, p.workload, RepeatRule{Runs: 1}, c, p.options,
 		func(_ string, _, _ int, r *Result) { PrintResult(p.stdout, r) })
-	if len(runs) > 0 && p.out != "" {
-		err = errors.Join(err, p.file(runs).Write(p.out))
-	}
-	if err != nil {
+	file := p.file(runs)
+	file.Partial = err != nil
+	if err = errors.Join(err, p.store(file)); err != nil {
 		return exitFailed, err
 	}
 	return exitOf(runs), nil
+}
+
+// store writes the files that were asked for. Where no run was made it leaves what is there.
+func (p *produce) store(f File) (err error) {
+	if len(f.Runs) == 0 {
+		return nil
+	}
+	if p.out != "" {
+		err = f.Write(p.out)
+	}
+	if p.page != "" {
+		name := "this run"
+		if p.out != "" {
+			name = filepath.Base(p.out)
+		}
+		err = errors.Join(err, writeReport(p.page, []named{{name, f}}))
+	}
+	return err
 }
 
 // exitOf is exitOK if every run's figures count.

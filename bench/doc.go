@@ -23,6 +23,8 @@
 //   - CPU steal and device flushes come from the kernel's counters and stand
 //     beside each figure. A run with more than [StealMax] steal is repeated.
 //
+// [File] is what a comparison leaves; "bench report" draws it, [Changes] says what became of it since another.
+//
 // [PowerLoss] asks another question, of a broker on a disk that forgets (package
 // forgetfs): what is gone when the power goes.
 package bench

@@ -140,6 +140,31 @@ type File struct {
 	Table   []Summary  `json:"table,omitempty"`
 	Runs    []*Result  `json:"runs"`
 	Rule    RepeatRule `json:"repeatRule,omitzero"`
+	Partial bool       `json:"cutShort,omitempty"` // ended before all runs were made
+}
+
+// ReadFile reads what Write stored. It fails on other files, of other commands too.
+func ReadFile(path string) (File, error) {
+	var f File
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return f, err // names the path
+	}
+	if err := json.Unmarshal(b, &f); err != nil {
+		return f, fmt.Errorf("%s: not a result file of bench produce: %w", path, err)
+	}
+	if f.Format != resultFormat {
+		return f, fmt.Errorf("%s: result format %d, this program reads %d", path, f.Format, resultFormat)
+	}
+	if len(f.Runs) == 0 {
+		return f, fmt.Errorf("%s: no run in it: not a result file of bench produce", path)
+	}
+	for i, r := range f.Runs {
+		if r == nil || r.Workload.Partitions < 1 || r.Workload.Batch < 1 {
+			return f, fmt.Errorf("%s: run %d has no workload: not a result file of bench produce", path, i+1)
+		}
+	}
+	return f, nil
 }
 
 // Write stores f as JSON, whole or not at all.

@@ -91,12 +91,10 @@ func (p *produce) told(row string, round, attempt int, r *Result) {
 // report prints and writes what was made; err is what ended it early.
 func (p *produce) report(table []Summary, results []*Result, err error) (int, error) {
 	f := p.file(results)
-	f.Table, f.Rule = table, p.rule
+	f.Table, f.Rule, f.Partial = table, p.rule, err != nil
 	text := Markdown(table, results, f)
 	fmt.Fprintln(p.stdout, text)
-	if p.out != "" && len(results) > 0 {
-		err = errors.Join(err, f.Write(p.out))
-	}
+	err = errors.Join(err, p.store(f))
 	// A table that was cut short does not replace one that was not.
 	if p.update != "" && err == nil {
 		err = UpdateSection(p.update, p.section, text)

@@ -26,7 +26,7 @@ var layers = [][]string{
 	{"engine/api"},
 	{"engine"},
 	{"bench/forgetfs", "bench/process"},
-	{"bench/peer"},
+	{"bench/peer", "bench/chart"},
 	{"bench", "engine/web", "engine/acceptance", "engine/simtest"},
 	{"cmd/millrace"},
 }
@@ -46,6 +46,7 @@ var plugs = map[string][]string{
 // only says who may import a package that is not ours.
 var only = map[string][]string{
 	"github.com/pawelgaczynski/giouring": {"ring/uring"},
+	"gonum.org/v1/plot":                  {"bench/chart"},
 	"net/http":                           {"engine/web", "bench", "cmd/millrace"},
 }
 

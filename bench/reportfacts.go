@@ -1,0 +1,146 @@
+package bench
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+)
+
+// plus adds up what two runs counted.
+func (s StageTimes) plus(o StageTimes) StageTimes {
+	counts := map[uint64]uint64{}
+	for _, b := range slices.Concat(s.Buckets, o.Buckets) {
+		counts[b[0]] += b[1]
+	}
+	sum := StageTimes{Name: or(s.Name, o.Name), Count: s.Count + o.Count, Sum: s.Sum + o.Sum}
+	for _, upper := range slices.Sorted(maps.Keys(counts)) {
+		sum.Buckets = append(sum.Buckets, [2]uint64{upper, counts[upper]})
+	}
+	return sum
+}
+
+// stagesTable is where a Millrace's produce requests spent their time, over all runs that count; none for other brokers.
+func stagesTable(r *reportRow) []reportTable {
+	var stages []StageTimes // in the order of the way of a record
+	var total, durable, journal StageTimes
+	for _, run := range r.Used {
+		if run.Trace == nil {
+			continue
+		}
+		for _, s := range run.Trace.Stages {
+			i := slices.IndexFunc(stages, func(o StageTimes) bool { return o.Name == s.Name })
+			if i < 0 {
+				stages = append(stages, s)
+			} else {
+				stages[i] = stages[i].plus(s)
+			}
+		}
+		total, durable, journal = total.plus(run.Trace.Total), durable.plus(run.Trace.Durable), journal.plus(run.Trace.Journal)
+	}
+	if stages == nil {
+		return nil
+	}
+	t := reportTable{Caption: "Stages, " + r.name() + " (" + string(r.Summary.Class) + ")", Words: 1, Head: []string{"stage", "requests", "mean", "p50", "p99", "p99.9"}}
+	longest := 0.0
+	for _, s := range stages {
+		if p99 := s.Quantile(.99); p99 != nil {
+			longest = max(longest, *p99)
+		}
+	}
+	add := func(name string, s StageTimes, bar bool) {
+		count := float64(s.Count)
+		line := plain(name, number(&count), micros(s.mean()), micros(s.Quantile(.5)), micros(s.Quantile(.99)), micros(s.Quantile(.999)))
+		if p99 := s.Quantile(.99); bar && p99 != nil && longest > 0 {
+			line[4].Bar = 100 * *p99 / longest
+		}
+		t.Lines = append(t.Lines, line)
+	}
+	for _, s := range stages {
+		add(s.Name, s, true)
+	}
+	add("arrival to reply", total, false)
+	add("append to flushed", durable, false)
+	if journal.Count > 0 {
+		add("the journal's own writes", journal, false)
+	}
+	return []reportTable{t}
+}
+
+// reportEnvironment is where and how a file's runs were made.
+type reportEnvironment struct {
+	Name, Command string
+	Partial       bool
+	Facts         []reportFact
+	Rows          reportTable
+	Settings      []reportSettings
+}
+
+type reportFact struct{ Name, Value string }
+
+// reportSettings are all settings of a row's topic, as the broker reports them.
+type reportSettings struct {
+	Row   string
+	Lines []string
+}
+
+func environment(f named) reportEnvironment {
+	m := f.File.Machine
+	e := reportEnvironment{Name: f.Name, Command: f.File.Command, Partial: f.File.Partial}
+	fact := func(name, format string, args ...any) {
+		if v := strings.TrimSpace(fmt.Sprintf(format, args...)); v != "" {
+			e.Facts = append(e.Facts, reportFact{name, v})
+		}
+	}
+	first, last := f.File.Runs[0].Started, f.File.Runs[len(f.File.Runs)-1].Started
+	fact("started (UTC)", "%s; the last run %s", first.UTC().Format(time.DateTime), last.UTC().Format(time.DateTime))
+	fact("CPU", "%d × %s%s", m.CPUs, or(m.CPU, "unknown"), map[bool]string{true: ", virtual"}[m.Hypervisor])
+	fact("governor", "%s", m.Governor)
+	fact("memory", "%d MiB", m.Memory>>20)
+	fact("kernel", "Linux %s", m.Kernel)
+	fact("bench", "%s, %s, %s", m.Tool, m.Go, f.File.Runs[0].Target.ClientLib)
+	e.Facts = append(e.Facts, m.Disk.facts()...)
+	if rule := f.File.Rule; rule.Runs > 0 {
+		fact("repeats", "%d runs a row wanted; one with over %.0f %% CPU steal is disturbed and made again, up to %d times", rule.Runs, rule.StealMax, rule.RepeatsMax)
+	}
+	e.Rows = reportTable{Caption: "Brokers and the settings read back", Words: 6, Head: []string{"row", "acknowledged means", "version", "CPUs", "start to ready", "settings"}}
+	keys, runs := rowsOf(f.File)
+	for _, k := range keys {
+		r := runs[k][0]
+		e.Rows.Lines = append(e.Rows.Lines, plain(k.String(), string(r.Class), or(r.Target.Version, "unknown"), or(r.Target.CPUs, "any"), seconds(r.Target.Ready), settingsLine(r)))
+		e.Settings = append(e.Settings, settings(k, r))
+	}
+	return e
+}
+
+func settings(k rowKey, r *Result) reportSettings {
+	s := reportSettings{Row: k.String()}
+	if len(r.Target.Command) > 0 {
+		s.Lines = append(s.Lines, "started as: "+strings.Join(r.Target.Command, " "))
+	}
+	for _, key := range slices.SortedFunc(maps.Keys(r.Settings), cmp.Compare) {
+		s.Lines = append(s.Lines, key+"="+r.Settings[key])
+	}
+	return s
+}
+
+// facts are what is known of the disk; what could not be read is not among them.
+func (d Disk) facts() (all []reportFact) {
+	for _, f := range []reportFact{
+		{"data in", d.Directory},
+		{"file system", strings.TrimSpace(d.FileSystem + " " + d.Mount)},
+		{"device", d.Device},
+		{"write cache", d.WriteCache},
+		{"I/O scheduler", d.Scheduler},
+		{"blocks, logical", d.BlockBytes},
+		{"blocks, physical", d.PhysicalBytes},
+		{"FUA", d.FUA},
+	} {
+		if f.Value != "" {
+			all = append(all, f)
+		}
+	}
+	return all
+}
