@@ -70,7 +70,7 @@ func compareFiles(files []string, threshold float64, stdout io.Writer) (int, err
 		p("note: not the same machine: %s", d)
 	}
 	r := before.Runs[0]
-	p("%s. %d producers, %d-byte records, %d a batch, acks %s, %s\n", upper(r.Loop), r.Workload.Producers, r.Workload.Size, r.Workload.Batch, r.Workload.Acks, r.Workload.Compression)
+	p("%s. %d producers, %d-byte records, %d a batch, acks %s, compression %s\n", upper(r.Loop), r.Workload.Producers, r.Workload.Size, r.Workload.Batch, r.Workload.Acks, r.Workload.Compression)
 	printChanges(stdout, changes)
 	printLonely(stdout, before, after)
 	return conclude(stdout, changes, after, threshold), nil

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
@@ -18,7 +19,8 @@ import (
 //go:embed report.html
 var reportHTML string
 
-var reportTemplate = template.Must(template.New("report").Parse(reportHTML))
+// Parsed when it is needed: other commands start without it.
+var reportTemplate = sync.OnceValue(func() *template.Template { return template.Must(template.New("report").Parse(reportHTML)) })
 
 // named is a result file with what it is called in a report.
 type named struct {
@@ -118,7 +120,7 @@ func report(files []named) ([]byte, error) {
 		p.Sections = append(p.Sections, s)
 	}
 	var b bytes.Buffer
-	if err := reportTemplate.Execute(&b, p); err != nil {
+	if err := reportTemplate().Execute(&b, p); err != nil {
 		return nil, fmt.Errorf("report: %w", err)
 	}
 	return b.Bytes(), nil
@@ -207,7 +209,7 @@ func section(id string, rows []*reportRow) (s reportSection, err error) {
 	if w.Rate == 0 {
 		s.Heading = "As fast as it is acknowledged"
 	}
-	s.Text = fmt.Sprintf("%s. %d producers, %d-byte records, %d a batch, acks %s, %s; %v measured after %v of warm-up.",
+	s.Text = fmt.Sprintf("%s. %d producers, %d-byte records, %d a batch, acks %s, compression %s; %v measured after %v of warm-up.",
 		upper(rows[0].Runs[0].Loop), w.Producers, w.Size, w.Batch, w.Acks, w.Compression, w.Duration, w.Warmup)
 	s.Rows, s.Runs = rowsTable(rows), runsTable(rows)
 	if s.Curves, err = curves(id, rows); err != nil {

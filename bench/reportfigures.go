@@ -213,8 +213,10 @@ func timeFigure(id string, r *reportRow) ([]reportFigure, error) {
 	if now == 0 || !hasPoints(series) {
 		return nil, nil
 	}
-	f.Note = fmt.Sprintf("%d runs, one after another; shaded: disturbed, left out or cut short. A second needs %d samples for a p50 and %d for a p99; one without an acknowledgement is a gap.",
-		len(r.Runs), 2*SamplesAbove, 100*SamplesAbove)
+	f.Note = fmt.Sprintf("A second needs %d samples for a p50 and %d for a p99; one without an acknowledgement is a gap.", 2*SamplesAbove, 100*SamplesAbove)
+	if len(r.Runs) > 1 {
+		f.Note = fmt.Sprintf("%d runs, one after another; shaded: disturbed, left out or cut short. ", len(r.Runs)) + f.Note
+	}
 	for i, name := range []string{"p50", "p99", "max"} {
 		if hasPoints(series[i : i+1]) {
 			f.Keys = append(f.Keys, key(i, name))
@@ -222,7 +224,7 @@ func timeFigure(id string, r *reportRow) ([]reportFigure, error) {
 	}
 	err := f.draw(chart.Chart{
 		ID: id, Desc: "The table below has the same figures.", Series: series, Bands: bands,
-		X: chart.Axis{Label: "measured seconds", Min: 0.5, Max: now + 0.5}, Y: latencyAxis(series),
+		X: chart.Axis{Label: "measured seconds", Ticks: chart.Counts(int(now)), Min: 0.5, Max: now + 0.5}, Y: latencyAxis(series),
 	})
 	return []reportFigure{f}, err
 }

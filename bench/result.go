@@ -51,7 +51,7 @@ type Result struct {
 	Partial   bool `json:"cutShort,omitempty"` // interrupted
 }
 
-// Interval is one second of a run, by the time of the acknowledgement.
+// Interval is one second of a run, by the time of the acknowledgement. The last also holds what was acknowledged after the end.
 type Interval struct {
 	Second int      `json:"second"`
 	Warmup bool     `json:"warmup,omitempty"`

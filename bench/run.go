@@ -181,7 +181,8 @@ func (r *run) load(ctx context.Context, res *Result, m meter, o Options) error {
 	defer each.Stop()
 	stop := ctx.Done()
 	var fromAt, toAt time.Duration
-	for second := 0; toAt == 0; {
+	second := 0
+	for toAt == 0 {
 		select {
 		case <-warm:
 			read(&from)
@@ -221,6 +222,10 @@ func (r *run) load(ctx context.Context, res *Result, m meter, o Options) error {
 	}
 	for _, p := range r.producers {
 		_ = p.client.Drain(drain) // what it leaves is counted by done
+	}
+	// The end may come before the last tick, and acknowledgements after it.
+	if last := r.second(second + 1); last.Acked+last.Failed > 0 {
+		res.Intervals = append(res.Intervals, last)
 	}
 	for _, p := range r.producers {
 		res.Batches.add(p.client.Stats())

@@ -104,6 +104,18 @@ func TestMicros(t *testing.T) {
 	}
 }
 
+func TestCounts(t *testing.T) {
+	for last, want := range map[int]string{1: "1", 6: "1 2 3 4 5 6", 7: "2 4 6", 20: "5 10 15 20", 100: "20 40 60 80 100", 2000: "500 1000 1500 2000"} {
+		var labels []string
+		for _, tick := range Counts(last) {
+			labels = append(labels, tick.Label)
+		}
+		if got := strings.Join(labels, " "); got != want {
+			t.Errorf("%d: %s, want %s", last, got, want)
+		}
+	}
+}
+
 func TestNinesTicksEndWithTheAxis(t *testing.T) {
 	ticks := NinesTicks(Nines(.999))
 	if last := ticks[len(ticks)-1]; len(ticks) != 5 || last.Label != "p99.9" || math.Abs(last.Value-3) > 1e-9 {

@@ -1,6 +1,9 @@
 package chart
 
-import "math"
+import (
+	"math"
+	"strconv"
+)
 
 // Micros are the ticks of a Log axis in microseconds that holds lowest to highest, and its range. Up to two decades have
 // labels at 1, 2 and 5; more have one a decade, or every second.
@@ -60,6 +63,18 @@ func NinesTicks(end float64) (ticks []Tick) {
 		if at := Nines(t.q); at <= end*1.001 {
 			ticks = append(ticks, Tick{Value: at, Label: t.label})
 		}
+	}
+	return ticks
+}
+
+// Counts are the ticks of an axis that counts from 1: at most seven of them, at round numbers.
+func Counts(last int) (ticks []Tick) {
+	step := 1
+	for i := 0; last/step > 6; i++ {
+		step = []int{2, 5, 10}[i%3] * int(math.Pow10(i/3))
+	}
+	for at := step; at <= last; at += step {
+		ticks = append(ticks, Tick{Value: float64(at), Label: strconv.Itoa(at)})
 	}
 	return ticks
 }

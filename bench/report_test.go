@@ -1,0 +1,271 @@
+package bench
+
+import (
+	"bytes"
+	"context"
+	"encoding/xml"
+	"errors"
+	"io"
+	"math"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/millrace/millrace/bench/chart"
+)
+
+func readNamed(t *testing.T, paths ...string) (files []named) {
+	t.Helper()
+	for i, name := range shortNames(paths) {
+		f, err := ReadFile(paths[i])
+		if err != nil {
+			t.Fatal(err)
+		}
+		files = append(files, named{name, f})
+	}
+	return files
+}
+
+func pageOf(t *testing.T, files ...named) string {
+	t.Helper()
+	b, err := report(files)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+// checkPage holds a page to XML's rules, unique ids, and to referring to nothing but itself.
+func checkPage(t *testing.T, page string) {
+	t.Helper()
+	d := xml.NewDecoder(strings.NewReader(page))
+	d.Entity = xml.HTMLEntity
+	ids := map[string]bool{}
+	var style bool
+	for {
+		token, err := d.Token()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		switch token := token.(type) {
+		case xml.StartElement:
+			style = token.Name.Local == "style"
+			checkElement(t, token, ids)
+		case xml.CharData:
+			if bad := regexp.MustCompile(`url\(|@import`).Find(token); style && bad != nil {
+				t.Errorf("%s in the style sheet", bad)
+			}
+		}
+	}
+	if bad := regexp.MustCompile(`https?:`).FindString(page); bad != "" {
+		t.Errorf("%s in the page", bad)
+	}
+}
+
+func checkElement(t *testing.T, e xml.StartElement, ids map[string]bool) {
+	t.Helper()
+	switch e.Name.Local {
+	case "script", "link", "img", "image", "iframe", "object", "embed", "base", "a", "use":
+		t.Errorf("<%s> in the page", e.Name.Local)
+	}
+	for _, a := range e.Attr {
+		switch a.Name.Local {
+		case "src", "srcset", "href", "action", "data":
+			t.Errorf("<%s %s=%q>", e.Name.Local, a.Name.Local, a.Value)
+		case "id":
+			if ids[a.Value] {
+				t.Errorf("id %q is there twice", a.Value)
+			}
+			ids[a.Value] = true
+		case "style":
+			if strings.Contains(a.Value, "ZgotmplZ") || strings.Contains(a.Value, "url(") {
+				t.Errorf("style %q", a.Value)
+			}
+		}
+	}
+}
+
+func TestReportIsOnePage(t *testing.T) {
+	for _, paths := range [][]string{{oneFile}, {oldFile}, {sweepFile}, {oldFile, newFile, sweepFile, oneFile}} {
+		page := pageOf(t, readNamed(t, paths...)...)
+		checkPage(t, page)
+		for _, want := range []string{"prefers-color-scheme: dark", "viewport", "Repeat with", "<figcaption>Latency by percentile", "<figcaption>Latency each second", "acknowledged means", "CPU steal %"} {
+			if !strings.Contains(page, want) {
+				t.Errorf("%v: no %q in the page", paths, want)
+			}
+		}
+		if strings.Contains(page, "Cut short") {
+			t.Errorf("%v: whole, and said to be cut short", paths)
+		}
+	}
+}
+
+func TestReportOfASweepHasPartitions(t *testing.T) {
+	page := pageOf(t, readNamed(t, sweepFile)...)
+	if !strings.Contains(page, "<figcaption>p99 by number of partitions") {
+		t.Error("no p99 by number of partitions")
+	}
+	if strings.Contains(pageOf(t, readNamed(t, oldFile)...), "<figcaption>p99 by number of partitions") {
+		t.Error("p99 against one number of partitions")
+	}
+}
+
+// Each line of each table that has a row also has what an acknowledgement means there.
+func TestReportClassStandsBesideEachRow(t *testing.T) {
+	p := readNamed(t, sweepFile)
+	groups, err := groupRows(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := section("x", groups[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	tables := []reportTable{s.Rows, s.Runs, environment(p[0]).Rows}
+	for _, f := range append(s.Curves, s.Sweep...) {
+		tables = append(tables, f.Table)
+	}
+	for _, table := range tables {
+		for _, line := range table.Lines {
+			want := string(Flushed)
+			if strings.Contains(line[0].Text, "os") {
+				want = string(Cached)
+			}
+			if line[1].Text != want || len(line) != len(table.Head) {
+				t.Errorf("%s: %q has %q, want %q", table.Caption, line[0].Text, line[1].Text, want)
+			}
+		}
+	}
+	if len(s.Stages) != 4 || !strings.Contains(s.Stages[0].Caption, string(Flushed)) {
+		t.Errorf("stages: %+v", s.Stages)
+	}
+}
+
+func TestReportMergesHistograms(t *testing.T) {
+	files := readNamed(t, oldFile)
+	groups, err := groupRows(files)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range groups[0] {
+		count, highest := int64(0), 0.0
+		for _, run := range r.Used {
+			count, highest = count+run.Latency.Count, max(highest, run.Latency.Max)
+		}
+		if r.Latency.Count != count || r.Latency.Max != highest {
+			t.Errorf("%s: %d samples up to %v, want %d up to %v", r.name(), r.Latency.Count, r.Latency.Max, count, highest)
+		}
+		points := r.curve()
+		last := points[len(points)-1]
+		if above := float64(r.Latency.Samples) * math.Pow(10, -last.X); math.Abs(above-SamplesAbove) > 0.01 {
+			t.Errorf("%s: the line ends with %v samples above", r.name(), above)
+		}
+		for i := range len(points) - 1 {
+			if points[i].Y > points[i+1].Y || points[i].X >= points[i+1].X {
+				t.Errorf("%s: %v before %v", r.name(), points[i], points[i+1])
+			}
+		}
+	}
+}
+
+func TestReportFewSamplesHaveNoLine(t *testing.T) {
+	r := reportRow{Merged: newHistogram(), Latency: Latency{Samples: 2*SamplesAbove - 1}}
+	if points := r.curve(); points != nil {
+		t.Errorf("%v", points)
+	}
+}
+
+func TestReportMarksDisturbedRuns(t *testing.T) {
+	files := readNamed(t, oldFile)
+	r := files[0].File.Runs[0]
+	r.Use.Steal, r.Disturbed, r.Left = 7.5, true, true
+	page := pageOf(t, files...)
+	checkPage(t, page)
+	for _, want := range []string{`<td class=" warn">7.5</td>`, "disturbed, left out", "4 of 5", "var(--shade)"} {
+		if !strings.Contains(page, want) {
+			t.Errorf("no %q", want)
+		}
+	}
+}
+
+// A name or an error of a broker is text, never markup.
+func TestReportEscapes(t *testing.T) {
+	files := readNamed(t, oneFile)
+	r := files[0].File.Runs[0]
+	r.Row, r.Notes, r.Target.Version = `<script src="x">`, []string{"</style><img src=x>"}, "&"
+	files[0].Name, files[0].File.Command = "</title><b>", `millrace bench '</pre><script>'`
+	checkPage(t, pageOf(t, files...))
+}
+
+func TestMainReport(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "r.html")
+	var out bytes.Buffer
+	if code := Main([]string{"report", oldFile, "--out", path, newFile}, &out, &out); code != exitOK {
+		t.Fatalf("exit code %d: %s", code, &out)
+	}
+	page, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkPage(t, string(page))
+	for _, args := range [][]string{{}, {"testdata/none.json"}, {oldFile, "--nothing"}, {"report_test.go"}} {
+		if code := Main(append([]string{"report", "--out", filepath.Join(t.TempDir(), "none.html")}, args...), &out, &out); code != exitUsage {
+			t.Errorf("%v: exit code %d", args, code)
+		}
+	}
+}
+
+// What an interrupted comparison leaves is whole as a file, and says that runs are missing.
+func TestProduceReportCutShort(t *testing.T) {
+	f := readNamed(t, sweepFile)[0].File
+	f.Runs[1].Partial, f.Runs[1].Left = true, true
+	dir := t.TempDir()
+	p := produce{args: []string{"produce"}, stdout: io.Discard, stderr: io.Discard, out: filepath.Join(dir, "r.json"), page: filepath.Join(dir, "r.html")}
+	if _, err := p.report(f.Table, f.Runs[:2], context.Canceled); !errors.Is(err, context.Canceled) {
+		t.Fatal(err)
+	}
+	read := readNamed(t, p.out)
+	page, err := os.ReadFile(p.page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkPage(t, string(page))
+	if !read[0].File.Partial || len(read[0].File.Runs) != 2 || !strings.Contains(string(page), "Cut short") || !strings.Contains(string(page), "cut short, left out") {
+		t.Error("not marked as cut short")
+	}
+	before := string(page)
+	if _, err := p.report(nil, nil, context.Canceled); err == nil {
+		t.Error("no error")
+	}
+	if page, err := os.ReadFile(p.page); err != nil || string(page) != before {
+		t.Errorf("an interrupt before the first run took the last page: %v", err)
+	}
+}
+
+func TestStageTimesPlus(t *testing.T) {
+	a := StageTimes{Name: "log", Count: 3, Sum: 30, Buckets: [][2]uint64{{8, 1}, {16, 2}}}
+	b := StageTimes{Name: "log", Count: 2, Sum: 50, Buckets: [][2]uint64{{16, 1}, {64, 1}}}
+	got := a.plus(b)
+	if got.Count != 5 || got.Sum != 80 || len(got.Buckets) != 3 || got.Buckets[1] != [2]uint64{16, 3} || got.Buckets[2] != [2]uint64{64, 1} {
+		t.Errorf("%+v", got)
+	}
+}
+
+func TestCurveOfOneRow(t *testing.T) {
+	h := newHistogram()
+	for i := range 1000 {
+		if err := h.RecordValue(int64(i + 1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r := reportRow{Merged: h, Latency: Latency{Samples: 1000}}
+	points := r.curve()
+	if last := points[len(points)-1]; math.Abs(last.X-chart.Nines(.9)) > 1e-9 || math.Abs(last.Y-900) > 2 {
+		t.Errorf("%+v, want 900 at p90", last)
+	}
+}
