@@ -49,6 +49,13 @@ func (m *Machine) After(d time.Duration, f func()) {
 	m.IO.Wake()
 }
 
+// StepIfDue steps a machine that is due.
+func (m *Machine) StepIfDue() {
+	if m.IO.Due() {
+		m.Step()
+	}
+}
+
 // Step does what is due. The driver calls it when the IO is due.
 func (m *Machine) Step() {
 	until := int64(ring.Forever)

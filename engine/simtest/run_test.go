@@ -163,9 +163,7 @@ func (r *run) step() {
 	}
 	r.broker.step()
 	for _, m := range r.machines {
-		if m.IO.Due() {
-			m.Step()
-		}
+		m.StepIfDue()
 	}
 }
 
