@@ -81,6 +81,7 @@ func TestFaultsAreFound(t *testing.T) {
 		"file answers before its sync completes":     {policy: "file", wrapped: wrapped{io: func(io ring.IO) ring.IO { return &early{IO: io} }}},
 		"journal writes without DSync":               {policy: "journal", rules: `(Write (path "*.journal") unsynced)`},
 		"journal answers before its write completes": {policy: "journal", wrapped: wrapped{io: func(io ring.IO) ring.IO { return &early{IO: io} }}},
+		"interval, and no sync reaches the disk":     {policy: "interval", rules: `(Sync (path "*.log") lie)`},
 		"names of new segments are not synced":       {policy: "write", rules: `(SyncDir (path "/data/power-*") lie)`},
 		"recovery cuts too much": {policy: "write", wrapped: wrapped{host: func(h ring.Host) ring.Host {
 			return &rotten{h, map[ring.FD]bool{}}
@@ -93,6 +94,9 @@ func TestFaultsAreFound(t *testing.T) {
 			for _, g := range []bench.PowerGround{every{s, f.wrapped, 17}, sampled{s, f.wrapped}} {
 				row := g.Run(t.Context(), f.policy)
 				t.Logf("%s: %d cuts, %d acknowledged, %d lost, %s", row.Points, row.Cuts, row.Acknowledged, row.Findings.Lost, row.Error)
+				if f.policy == "interval" && row.Points == "sampled" && row.BeyondBound == 0 {
+					t.Errorf("%s: what is lost is within the bound", row.Points)
+				}
 				if row.OK() || row.Findings.Lost == 0 || len(row.Findings.Examples) == 0 {
 					t.Errorf("%s: OK %v, %d lost", row.Points, row.OK(), row.Findings.Lost)
 				}

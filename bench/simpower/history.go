@@ -69,7 +69,7 @@ var errDark = errors.New("the power went")
 const (
 	startMax = 60 * time.Second  // a start, with all it recovers
 	loadMax  = 120 * time.Second // a load
-	drainMax = 120 * time.Second // every answer, after a start
+	drainMax = 30 * time.Second  // every answer, after a start
 )
 
 func nameOf(what string, n int) string { return what + strconv.Itoa(n) }

@@ -42,7 +42,7 @@ func check(t *testing.T, row *bench.PowerRow) {
 func TestEveryPoint(t *testing.T) {
 	seeds := uint64(1)
 	if full() {
-		seeds = 5
+		seeds = 3
 	}
 	for _, policy := range allPolicies {
 		for seed := range seeds {
