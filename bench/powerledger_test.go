@@ -66,6 +66,9 @@ func TestPowerRowKeepsItsPromise(t *testing.T) {
 		{PowerRow{Findings: lost}, true},
 		{PowerRow{Error: "x"}, false},
 		{PowerRow{DamagedLogs: 1}, false},
+		{PowerRow{BeyondBound: 1}, false},
+		{PowerRow{Forgotten: 1}, true},
+		{PowerRow{Forgotten: 1, Promises: true}, false},
 	} {
 		if c.row.OK() != c.ok {
 			t.Errorf("%+v: OK %v", c.row, c.row.OK())
@@ -102,7 +105,11 @@ func TestParsePowerLoss(t *testing.T) {
 			t.Errorf("%q: %+v %v", args, p, err)
 		}
 	}
-	for _, bad := range []string{"--policies fast", "--cuts -1", "--seconds 0", "--recovering 1", "--peer rabbit", "stray", "--nothing"} {
+	p, err = parsePowerLoss(strings.Fields("--ground sim --points every --faults x"), io.Discard)
+	if err != nil || !p.simulated || !p.simulation.EveryPoint || p.simulation.Cuts != 0 || p.Cuts != cutsDefaultSim || p.simulation.Faults != "x" {
+		t.Errorf("%+v, %v", p, err)
+	}
+	for _, bad := range []string{"--ground moon", "--points every", "--faults x", "--ground sim --rate 9", "--ground sim --points few", "--ground sim --peer kafka", "--ground sim --command x", "--policies fast", "--cuts -1", "--seconds 0", "--recovering 1", "--peer rabbit", "stray", "--nothing"} {
 		if _, err := parsePowerLoss(strings.Fields(bad), io.Discard); err == nil {
 			t.Errorf("%q was taken", bad)
 		}

@@ -91,7 +91,7 @@ func TestFaultsAreFound(t *testing.T) {
 			t.Parallel()
 			s := simulation(t, 1)
 			s.Cuts, s.Faults = 40, f.rules
-			for _, g := range []bench.PowerGround{every{s, f.wrapped, 17}, sampled{s, f.wrapped}} {
+			for _, g := range []bench.PowerGround{every{s, f.wrapped, 31}, sampled{s, f.wrapped}} {
 				row := g.Run(t.Context(), f.policy)
 				t.Logf("%s: %d cuts, %d acknowledged, %d lost, %s", row.Points, row.Cuts, row.Acknowledged, row.Findings.Lost, row.Error)
 				if f.policy == "interval" && row.Points == "sampled" && row.BeyondBound == 0 {

@@ -37,8 +37,8 @@ func check(t *testing.T, row *bench.PowerRow) {
 	}
 }
 
-// A short history is cut at every point, with every outcome; reduced, at one point of three for the
-// journal and one of eleven for the others.
+// A short history is cut at every point, with every outcome; reduced, at one point of five for the
+// journal and one of seventeen for the others.
 func TestEveryPoint(t *testing.T) {
 	seeds := uint64(1)
 	if full() {
@@ -52,9 +52,9 @@ func TestEveryPoint(t *testing.T) {
 				switch {
 				case full():
 				case policy == "journal":
-					g.step = 3
+					g.step = 5
 				default:
-					g.step = 11
+					g.step = 17
 				}
 				check(t, g.Run(t.Context(), policy))
 			})
@@ -64,7 +64,7 @@ func TestEveryPoint(t *testing.T) {
 
 // Longer histories are cut where the seed says.
 func TestSampled(t *testing.T) {
-	cuts := 24
+	cuts := 16
 	if full() {
 		cuts = 1000
 	}
