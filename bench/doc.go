@@ -23,6 +23,7 @@
 //   - CPU steal and device flushes come from the kernel's counters and stand
 //     beside each figure. A run with more than [StealMax] steal is repeated.
 //
-// [PowerLoss] asks another question, of a broker on a disk that forgets (package
-// forgetfs): what is gone when the power goes.
+// [PowerGround] asks another question: what is gone when the power goes. [PowerLoss] asks it of
+// a real broker on a disk that forgets (package forgetfs), package simpower of one in the
+// simulator. [PowerLedger] is what both write their findings in.
 package bench
