@@ -24,12 +24,14 @@ const (
 	exitUsage  = 2
 )
 
-const usage = `usage: millrace bench produce|powerloss|disk|trace [flags]
+const usage = `usage: millrace bench produce|consume|powerloss|disk|trace [flags]
 
   produce   send records at a fixed rate (or as fast as they are acknowledged) and
             measure from the time each should have been sent; then read all back
   produce --compare write,file,journal,interval,os --peer kafka
             the same, once per flush policy and peer, interleaved, with medians
+  consume   measure how long records take from a producer to a consumer at the end of the log,
+            alone and beside a consumer that catches up on some GiB that are not in memory
   powerloss cut the power of a broker under load, at random points, on a file system that
             forgets what was not synced; restart it; count what was acknowledged and is gone
   disk      measure what a durable write costs on the disk under a directory, and say
@@ -46,7 +48,16 @@ func Main(args []string, stdout, stderr io.Writer) int {
 	if len(args) > 0 && args[0] == "powerloss" {
 		return mainPowerLoss(args, stdout, stderr)
 	}
-	if len(args) == 0 || args[0] != "produce" && args[0] != "disk" && args[0] != "trace" {
+	if len(args) > 0 && args[0] == catchUpName { // for bench consume: it starts itself
+		n, err := mainCatchUp(args[1:])
+		if err != nil {
+			fmt.Fprintln(stderr, err)
+			return exitFailed
+		}
+		fmt.Fprintln(stdout, n)
+		return exitOK
+	}
+	if len(args) == 0 || args[0] != "produce" && args[0] != "consume" && args[0] != "disk" && args[0] != "trace" {
 		fmt.Fprint(stderr, usage)
 		if len(args) > 0 && (args[0] == "-h" || args[0] == "--help" || args[0] == "help") {
 			return exitOK
@@ -86,6 +97,14 @@ func parseCommand(args []string, stdout, stderr io.Writer) (func(context.Context
 		}
 		c.args, c.stdout, c.stderr = args, stdout, stderr
 		return c.run, nil
+	}
+	if args[0] == "consume" {
+		c, err := parseConsume(args[1:], stderr)
+		if err != nil {
+			return nil, err
+		}
+		c.args, c.stdout = args, stdout
+		return c.measure, nil
 	}
 	p, err := parseProduce(args[1:], stderr)
 	if err != nil {

@@ -63,6 +63,52 @@ func noAllocations(t *testing.T, backend, policy string) {
 	}
 }
 
+// Nor is anything allocated for what comes from segments, whichever way it goes: for one
+// who reads on, the searches of a place and the reading ahead included.
+func TestNoAllocationsFromFiles(t *testing.T) {
+	eachBackend(t, func(t *testing.T, backend string) {
+		for _, path := range fetchPaths {
+			t.Run(path, func(t *testing.T) {
+				h := newHand(t, backend, "tail.bytes=1048576", "fetch.path="+path, "flush.policy=os")
+				h.topic("t")
+				b := batch(10, 5000)
+				end := int64(0)
+				for range 200 {
+					end = h.put(ways[2], b)
+				}
+				var all [][]byte // each reads on where the one before it ended
+				q := fetch("t", 0, 1, map[int32]int64{0: 0, 1: 0})
+				for i := range q.Topics[0].Partitions {
+					q.Topics[0].Partitions[i].PartitionMaxBytes = int32(2*len(b) + 100)
+				}
+				for offset := int64(0); offset < end-500; offset += 20 {
+					for i := range q.Topics[0].Partitions {
+						q.Topics[0].Partitions[i].FetchOffset = offset
+					}
+					all = append(all, wire.AppendRequest(nil, 1, "hand", q))
+				}
+				next := 0
+				read := func() {
+					h.send(all[next%len(all)])
+					if n := len(h.receive()); n < 4*len(b) {
+						t.Fatalf("%d bytes", n)
+					}
+					next++
+				}
+				for range 2 * len(all) {
+					read()
+				}
+				// One that begins anew is searched for by the index, which opens a file: whole rounds
+				// less their first fetches.
+				next = 4
+				if n := testing.AllocsPerRun(len(all)-6, read); n != 0 {
+					t.Errorf("%v allocations", n)
+				}
+			})
+		}
+	})
+}
+
 // A record's bytes are copied once, into the log's memory; the start of a request that
 // does not fit one receive buffer once more.
 func TestCopies(t *testing.T) {

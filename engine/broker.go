@@ -64,6 +64,7 @@ type Broker struct {
 	edge    sync.RWMutex  // held by who posts to the cores from the edge
 	stopped chan struct{} // closed when no core is posted to or woken any more
 
+	paths        netio.Paths // of ranges of segments; core 0 measures them in its Setup
 	checkpoint   shard.Timer
 	checkpointed int64 // when the last one was due, ring's clock
 	space        *log.Space
@@ -204,12 +205,16 @@ func (b *Broker) Setup(core int, io ring.IO) error {
 	set := b.cfg.Set
 	l, c := b.loops[core], b.cores[core]
 	l.IO = io
+	if core == 0 { // before anything else is on the ring
+		b.choosePaths(io)
+	}
 	var err error
 	if c.Journal, err = b.files.NewCore(core, io); err != nil {
 		return err
 	}
 	c.Logs = log.NewCore(io, log.CoreConfig{
 		TailBytes: int(set.Int("tail.bytes")), Inline: set.Bool("append.inline"), Journal: c.Journal, Space: b.space,
+		Readahead: set.Int("fetch.readahead.bytes"), DropBehind: set.Bool("fetch.drop.behind"),
 		Cleaner: cleaner(set, len(b.cores)),
 	})
 	c.SetupGroups()
@@ -240,6 +245,7 @@ func (b *Broker) serve(c *api.Core) {
 		Open:      &b.open,
 		Log:       b.cfg.Log,
 	}, c)
+	c.Server.SetPaths(b.paths)
 	c.Loop.AddSource(c.Server)
 }
 

@@ -36,6 +36,11 @@ type polling struct{ ring.IO }
 
 func (p polling) Wait(int64) int { return p.IO.Wait(0) }
 
+// ChooseSendFile is ring.SendFileChooser's.
+func (p polling) ChooseSendFile(inlineMax int64) {
+	p.IO.(ring.SendFileChooser).ChooseSendFile(inlineMax)
+}
+
 func newHand(t testing.TB, backend string, overrides ...string) *hand {
 	t.Helper()
 	if backend == "uring" {

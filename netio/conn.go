@@ -38,7 +38,9 @@ type Conn struct {
 	inFlight   int
 	unsent     int // bytes of memory in their replies
 
-	send    ring.Op
+	send    ring.Op // a read of what is to be sent, too
+	copying int     // the piece that it reads
+	ahead   *ahead  // what comes before that read
 	sending bool
 	vector  *vector // what send sends, where that is several pieces
 
@@ -498,6 +500,9 @@ func (c *Conn) close() {
 	s.handler.Closed(c)
 	// What the kernel looks into stays until the ops have completed: see finish.
 	s.io.Cancel(&c.recv)
+	if c.ahead != nil {
+		s.io.Cancel(&c.ahead.op)
+	}
 	s.io.Cancel(&c.send)
 	c.finish()
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"math"
 	"strings"
 	"testing"
 	"time"
@@ -412,17 +413,29 @@ func TestFilePieces(t *testing.T) {
 	for _, c := range []struct {
 		name, faults, log string
 		len               int64
+		copied            bool
 	}{
 		{name: "short", faults: "(SendFile (every 2) short 10)", len: 1000},
 		{name: "empty", len: 0},
 		{name: "beyond the end", len: fileBytes, log: "a segment ended before the reply did"},
 		{name: "unreadable", faults: "(SendFile (nth 2) EIO) (SendFile (nth 1) short 500)", len: 1000, log: "input/output error"},
+		{name: "copied", len: 1000, copied: true},
+		{name: "copied in turns", len: fileBytes - 100, copied: true},
+		{name: "copied, short", faults: "(Read (every 2) short 10) (Send (every 3) short 7)", len: 1000, copied: true},
+		{name: "copied, not read ahead", faults: "(Prefetch (every 2) EIO)", len: fileBytes - 100, copied: true},
+		{name: "copied, empty", len: 0, copied: true},
+		{name: "copied, beyond the end", len: fileBytes, log: "a segment ended before the reply did", copied: true},
+		{name: "copied, unreadable", faults: "(Read (nth 2) EIO) (Read (nth 1) short 500)", len: 1000, log: "input/output error", copied: true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r := simRig(t, 10, Config{}, c.faults)
 			r.hosts[0].MkdirAll("/data")
 			tr := &traffic{rig: r}
 			tr.openFile("/data")
+			r.srv.SetPaths(Paths{})
+			if c.copied {
+				r.srv.SetPaths(Paths{CopyMax: math.MaxInt64})
+			}
 			r.serve = func(x *Exchange) {
 				head, foot := r.pooled([]byte("head")), r.pooled([]byte("foot"))
 				x.Reply(append(x.Pieces(), Piece{Mem: head}, Piece{File: tr.file, Pos: 77, Len: c.len}, Piece{Mem: foot}), head,
@@ -431,6 +444,9 @@ func TestFilePieces(t *testing.T) {
 			p := r.dial()
 			p.write(frames("give"))
 			r.until("the reply or the end", func() bool { return p.over || bytes.HasSuffix(p.got, []byte("foot")) })
+			if n := r.srv.Stats.Read; c.log == "" && (n == uint64(c.len)) != (c.copied || c.len == 0) {
+				t.Errorf("%d bytes were copied", n)
+			}
 			if c.log != "" {
 				if r.logged(c.log); !p.over {
 					t.Fatal("the connection goes on")

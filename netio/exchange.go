@@ -20,6 +20,8 @@ type Exchange struct {
 	state  state
 	pieces []Piece // the reply
 	memory int     // bytes of memory in pieces
+	files  int     // ranges of files in pieces
+	copied int     // bytes of memory in pieces that we have read from files
 	head   []byte  // pool memory to be given back with it
 	at     int     // pieces sent
 	off    int     // bytes of pieces[at] sent
@@ -42,6 +44,8 @@ type Piece struct {
 	File ring.FD
 	Pos  int64
 	Len  int64
+
+	pooled bool // Mem is ours: see copyNext
 }
 
 func (p *Piece) size() int {
@@ -102,8 +106,11 @@ func (x *Exchange) Reply(pieces []Piece, head []byte, sent Sent) {
 	}
 	x.state = answered
 	x.pieces, x.head, x.sent, x.at, x.off, x.memory = pieces, head, sent, 0, 0, 0
+	x.files, x.copied = 0, 0
 	for i := range pieces {
-		x.memory += len(pieces[i].Mem)
+		if x.memory += len(pieces[i].Mem); pieces[i].Mem == nil {
+			x.files++
+		}
 	}
 	x.Conn.unsent += x.memory
 	x.Conn.srv.unsent += x.memory
@@ -148,9 +155,15 @@ func (c *Conn) advance() {
 	c.more()
 }
 
-// transmit sends a range of a file, or all the memory up to the next one.
+// transmit sends a range of a file, or all the memory up to the next one, or reads
+// a range into memory first.
 func (c *Conn) transmit() {
 	s, op := c.srv, &c.send
+	if c.copyNext() {
+		c.sending = true
+		s.touch(c)
+		return
+	}
 	*op = ring.Op{FD: c.fd, Done: op.Done}
 	if p := &c.head.pieces[c.head.at]; p.Mem == nil {
 		op.Code, op.From, op.Off, op.Len = ring.SendFile, p.File, p.Pos+int64(c.head.off), p.Len-int64(c.head.off)
@@ -224,15 +237,31 @@ func (d *sendDone) Complete(op *ring.Op) {
 		c.vector = nil
 		v.next, s.vectors = s.vectors, v
 	}
-	switch {
+	if a := c.ahead; a != nil {
+		c.ahead = nil
+		if a.op.Result < 0 && op.Result == -int32(syscall.ECANCELED) && !c.closed {
+			c.readAlone(a) // what makes no promise may fail
+			return
+		}
+		if a.op.Result > 0 {
+			s.Stats.ReadCold++
+		}
+		a.next, s.aheads = s.aheads, a
+	}
+	if op.Code == ring.Read && (c.closed || op.Result <= 0) {
+		s.io.Pool().Put(op.Buf)
+	}
+	switch file := op.Code != ring.Send; {
 	case c.closed:
+	case op.Result > 0 && op.Code == ring.Read:
+		c.copied(op)
 	case op.Result > 0:
 		s.Stats.BytesOut += uint64(op.Result)
 		c.sent(int(op.Result))
-	case op.Code == ring.SendFile && op.Result == 0:
+	case file && op.Result == 0:
 		c.told = false // it is we who did wrong
 		c.Fail("a segment ended before the reply did")
-	case op.Code == ring.SendFile && !peerLeft(op.Result):
+	case file && !peerLeft(op.Result):
 		c.told = false
 		c.Fail("send from a segment: %v", op.Error())
 	default:
@@ -266,6 +295,7 @@ func (c *Conn) sent(n int) {
 		x.off += step
 		n -= step
 		if x.off == size {
+			x.uncopy(x.at)
 			x.at, x.off = x.at+1, 0
 		}
 	}
@@ -288,6 +318,9 @@ func (c *Conn) strip() {
 // pop ends the exchange at the head.
 func (c *Conn) pop() {
 	x, s := c.head, c.srv
+	for i := x.at; i < len(x.pieces) && x.copied > 0; i++ {
+		x.uncopy(i)
+	}
 	if c.head = x.next; c.head == nil {
 		c.tail = nil
 	}

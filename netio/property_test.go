@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"flag"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"testing"
 
@@ -204,6 +205,7 @@ func (tr *traffic) turn() bool {
 // run sends all, and checks what comes back.
 func (tr *traffic) run(conns int) {
 	tr.serve, tr.after = tr.serveOne, tr.turn
+	tr.srv.SetPaths(Paths{CopyMax: []int64{0, 10 << 10, math.MaxInt64}[tr.rnd.IntN(3)], InlineMax: []int64{0, 20 << 10, math.MaxInt64}[tr.rnd.IntN(3)]})
 	for n := range conns {
 		tr.streams = append(tr.streams, &stream{number: n, want: make([][]byte, tr.frames)})
 	}

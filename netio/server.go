@@ -68,6 +68,8 @@ type Server struct {
 	shortUntil int64   // memory for requests was short: see patience
 	free       *Exchange
 	vectors    *vector
+	aheads     *ahead
+	copyMax    int64 // see Paths
 	Stats      Stats
 
 	says    int    // lines that may be said at once: see saysAtOnce
@@ -101,6 +103,8 @@ type Stats struct {
 	Unsaid                                     uint64 // lines about peers that the log was spared
 	Frames, BytesIn, BytesOut                  uint64
 	Copied                                     uint64 // bytes copied to put frames together or out of receive buffers
+	Read                                       uint64 // bytes of files that were sent by a copy
+	ReadCold                                   uint64 // reads for that of what was not in memory
 	Open                                       int
 }
 
@@ -120,6 +124,7 @@ func NewServer(io ring.IO, listener ring.FD, cfg Config, handler Handler) *Serve
 		l.init()
 	}
 	s.retryAt, s.lookAt = ring.Forever, ring.Forever
+	s.SetPaths(DefaultPaths)
 	s.says, s.saysAt = saysAtOnce, io.Now()
 	s.accept = ring.Op{Code: ring.Accept, Flags: ring.Multi, FD: listener, Done: s}
 	io.Submit(&s.accept)

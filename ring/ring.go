@@ -40,6 +40,10 @@ type FD int32
 // NoFD is no file.
 const NoFD FD = -1
 
+// PrefetchMax is the most that one Prefetch asks for, bytes: a worker is busy for as
+// long as it takes to hand that to the disk.
+const PrefetchMax = 1 << 20
+
 // Forever is a deadline that never comes, for [IO.Wait].
 const Forever = math.MaxInt64
 
@@ -64,6 +68,16 @@ const (
 	// SyncRange starts write-back of FD's dirty pages in [Off, Off+Len)
 	// without waiting for it (sync_file_range). It makes no promise. Result 0.
 	SyncRange
+	// Prefetch starts to read [Off, Off+Len) of FD, at most PrefetchMax bytes, into
+	// the page cache, and does not wait for it. It makes no promise. Result: how many
+	// of the bytes were not in memory, as far as the kernel tells, else Len.
+	Prefetch
+	// Forget lets the kernel drop the pages of FD that lie in [Off, Off+Len) and
+	// that are clean and in nobody's hands. It makes no promise. Result 0.
+	Forget
+	// NoReadahead has the kernel read nothing ahead of what is read from FD from now
+	// on: Prefetch does. It takes effect in Submit. Result 0.
+	NoReadahead
 	// Allocate reserves [Off, Off+Len) of FD on the disk without changing
 	// its size. Result 0.
 	Allocate
@@ -99,7 +113,7 @@ const (
 	codeEnd
 )
 
-var codeNames = [...]string{"nop", "read", "write", "sync", "sync-range", "allocate", "truncate", "close",
+var codeNames = [...]string{"nop", "read", "write", "sync", "sync-range", "prefetch", "forget", "no-readahead", "allocate", "truncate", "close",
 	"accept", "connect", "recv", "send", "send-file", "shutdown", "task"}
 
 func (c Code) String() string {
@@ -141,7 +155,7 @@ type Op struct {
 	Buf   []byte         // Read, Write, Recv, Send
 	Bufs  [][]byte       // Write, Send: used instead of Buf when not nil; at most IOVMax pieces
 	Off   int64          // position in the file
-	Len   int64          // SendFile, SyncRange, Allocate, Truncate
+	Len   int64          // SendFile, SyncRange, Prefetch, Forget, Allocate, Truncate
 	Addr  netip.AddrPort // Connect
 	Func  func() error   // Task
 
@@ -249,15 +263,17 @@ type IO interface {
 
 // Stats counts what a ring did.
 type Stats struct {
-	Submitted   [codeEnd]uint64 // ops by code
-	Completed   uint64
-	Waits       uint64 // calls of Wait
-	Enters      uint64 // system calls made to submit or wait
-	Wakes       uint64 // wakes received
-	Punted      uint64 // ops given to a worker thread of ours
-	NoBuffers   uint64 // Recv with Pick that found no buffer
-	SendFileIn  uint64 // bytes by inline sendfile
-	SendFileSpl uint64 // bytes by splice
+	Submitted    [codeEnd]uint64 // ops by code
+	Completed    uint64
+	Waits        uint64 // calls of Wait
+	Enters       uint64 // system calls made to submit or wait
+	Wakes        uint64 // wakes received
+	Punted       uint64 // ops given to a worker thread of ours
+	NoBuffers    uint64 // Recv with Pick that found no buffer
+	SendFileIn   uint64 // bytes by sendfile on the ring's thread
+	SendFileSpl  uint64 // bytes by splice, or by sendfile on a worker
+	SendFileCold uint64 // SendFile ops that began with a range that was not in memory
+	SendTurns    uint64 // SendFile ops that had to wait for the next turn
 }
 
 // Count is how many ops of a code have been submitted.
@@ -278,6 +294,19 @@ type BufferRegistrar interface {
 type FileRegistrar interface {
 	RegisterFile(fd FD) error
 }
+
+// SendFileChooser is an IO whose SendFile has two ways: by the ring's own thread, which
+// keeps everything else waiting, or away from it.
+type SendFileChooser interface {
+	// ChooseSendFile sets up to which size a range that is in memory goes by the
+	// ring's thread, bytes; 0: none does. What is not in memory never does. However
+	// large the range, the thread moves at most SendFileTurn bytes between two Waits.
+	ChooseSendFile(inlineMax int64)
+}
+
+// SendFileTurn is the most that SendFile ops move on the ring's thread between two
+// Waits, all together, bytes.
+const SendFileTurn = 128 << 10
 
 // PeerWaker is an IO that wakes another core's IO more cheaply than its Wake
 // does. It is called by its owner; the wake leaves with its next Wait at the latest.

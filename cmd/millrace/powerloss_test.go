@@ -10,10 +10,13 @@ import (
 	"github.com/millrace/millrace/ring/ringtest"
 )
 
-// TestMain lets the test binary be the broker whose power is cut.
+// TestMain lets the test binary be the broker that a bench starts, and what else it starts.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == "serve" {
 		os.Exit(runServe(os.Args[2:]))
+	}
+	if len(os.Args) > 2 && os.Args[1] == "bench" { // its catch-up readers
+		os.Exit(runBench(os.Args[2:]))
 	}
 	os.Exit(m.Run())
 }

@@ -13,6 +13,10 @@ type CoreConfig struct {
 	TailBytes int
 	// Inline makes writes in the calling thread where the backend can.
 	Inline bool
+	// Readahead is how far files are read ahead for one who reads them on and on, bytes; 0: not.
+	Readahead int64
+	// DropBehind lets the kernel drop what was read ahead once its reader has passed it.
+	DropBehind bool
 	// Journal is the core's journal; nil where there is none.
 	Journal journal.Journal
 	// Cleaner is what compaction may take. The zero value: it does not run.
@@ -43,7 +47,11 @@ type Core struct {
 	returned bool // under pressure, and a read gave memory back: Expire tells
 	relief   []Relief
 
-	cleaner cleaner
+	cleaner    cleaner
+	readahead  int64
+	dropBehind bool
+	aheads     *aheadOp // free
+	lookups    *lookup  // free
 
 	due          deadlines
 	decompressor *record.Decompressor
@@ -58,9 +66,13 @@ type CoreStats struct {
 	Ranges         uint64 // write-backs started
 	TailReads      uint64
 	FileReads      uint64
-	Lookups        uint64 // file reads and timestamp queries that needed a worker
-	Evictions      uint64
-	Refused        uint64 // appends answered with ErrPressure
+	Prefetches     uint64 // of pieces of files, for those who read on
+	// PrefetchedBytes were not in memory then; ForgottenBytes of them were let go again.
+	PrefetchedBytes, ForgottenBytes uint64
+
+	Lookups   uint64 // file reads and timestamp queries that needed a worker
+	Evictions uint64
+	Refused   uint64 // appends answered with ErrPressure
 
 	Cleanings       uint64 // passes of compaction that were finished
 	CleaningsFailed uint64 // passes that ended otherwise than by a change of the log
@@ -84,6 +96,11 @@ func NewCore(io ring.IO, cfg CoreConfig) *Core {
 	}
 	if cfg.Inline {
 		c.inline = ring.Inline
+	}
+	c.readahead, c.dropBehind = cfg.Readahead, cfg.DropBehind
+	ops := make([]aheadOp, aheadOps)
+	for i := range ops {
+		ops[i].next, c.aheads = c.aheads, &ops[i]
 	}
 	if c.journal != nil {
 		c.journal.OnRoom(c.ease)

@@ -14,13 +14,18 @@ import (
 // walkBlock is how much a walk over batch headers reads at a time, bytes.
 const walkBlock = 4 << 10
 
+// walkBlockCold is the same where the kernel reads nothing ahead, and nor do we.
+const walkBlockCold = 32 << 10
+
 // coldRanges is how many ranges one search finds where their CRC is to be checked.
 const coldRanges = 2
 
 // lookup finds a place in a segment's files on a worker: by the index, then from
-// batch header to batch header. It is embedded in the Read or query that waits.
+// batch header to batch header. A query embeds one; for reads the core keeps some.
 type lookup struct {
 	op   ring.Op
+	work func() error // run
+	next *lookup      // free
 	log  *Log
 	seg  *segment
 	read *Read      // who waits:
@@ -41,6 +46,7 @@ type lookup struct {
 	from     int64 // position known to be right, or -1
 	ranges   int   // how many ranges of maxBytes to find
 	ended    int64 // offset at size
+	walker   walker
 	// Batches below cold were in the file at the start; of these only those in checked have had
 	// their CRC checked since.
 	cold      int64
@@ -65,7 +71,13 @@ func (l *Log) startLookup(f *lookup) {
 		return
 	}
 	s := f.seg
-	f.host, f.fd, f.index, f.base = l.host(), s.fd, s.path(suffixIndex), s.base
+	f.host, f.fd, f.index, f.base = l.host(), s.fd, "", s.base
+	if f.from < 0 || f.time != nil {
+		f.index = s.path(suffixIndex)
+	}
+	if f.work == nil {
+		f.work = f.run
+	}
 	f.entries, f.times = -1, -1
 	f.size, f.ended = s.size, s.end
 	if l.tail.len() > 0 && l.tail.at(0).seg == s { // the rest is in memory
@@ -81,8 +93,32 @@ func (l *Log) startLookup(f *lookup) {
 	s.lease()
 	l.lookups++
 	l.core.stats.Lookups++
-	f.op = ring.Op{Code: ring.Task, Func: f.run, Done: f}
+	f.op = ring.Op{Code: ring.Task, Func: f.work, Done: f}
 	l.core.io.Submit(&f.op)
+}
+
+// lookupBlock is the largest block that a lookup keeps for the next one, bytes.
+const lookupBlock = 64 << 10
+
+// takeLookup is a lookup that nobody uses, all zero but its work and its walker's block.
+func (c *Core) takeLookup() *lookup {
+	f := c.lookups
+	if f == nil {
+		return new(lookup)
+	}
+	c.lookups = f.next
+	f.next = nil
+	return f
+}
+
+// putLookup gives it back. There are never more than there were reads at once.
+func (c *Core) putLookup(f *lookup) {
+	block := f.walker.block
+	if cap(block) > lookupBlock {
+		block = nil
+	}
+	*f = lookup{work: f.work, next: c.lookups, walker: walker{block: block[:0]}}
+	c.lookups = f
 }
 
 // run is the worker's part.
@@ -97,15 +133,20 @@ func (f *lookup) run() error {
 			return nil
 		}
 	}
-	f.walk(&walker{host: f.host, fd: f.fd, size: f.size, at: at}, before)
+	w := &f.walker
+	*w = walker{host: f.host, fd: f.fd, size: f.size, at: at, block: w.block[:0], step: walkBlock}
+	if f.from < 0 { // nothing has been read ahead for it
+		w.step = walkBlockCold
+	}
+	f.walk(w, before)
 	if f.n > 1 {
 		f.checked.add(span{f.pos, f.ends[f.n-1].pos})
 	}
 	return nil
 }
 
-// next moves the walker on: to a header, or where the CRC is to be checked, to a whole batch.
-func (f *lookup) next(w *walker) bool {
+// advance moves the walker on: to a header, or where the CRC is to be checked, to a whole batch.
+func (f *lookup) advance(w *walker) bool {
 	w.whole = w.at < f.cold && !f.checked.has(w.at)
 	return w.next()
 }
@@ -113,7 +154,7 @@ func (f *lookup) next(w *walker) bool {
 // walk finds the ranges. before is where what comes before the walker ends, or -1. Ranges end
 // before a batch that is damaged; only where there is none is that an error.
 func (f *lookup) walk(w *walker, before int64) {
-	for f.next(w) {
+	for f.advance(w) {
 		b := w.batch
 		last := b.LastOffset()
 		if err := f.wrong(w, before); err != nil {
@@ -195,8 +236,10 @@ func (f *lookup) Complete(op *ring.Op) {
 		r.Err = &ReadError{File: s.path(suffixLog), Pos: f.damage, Cause: f.err}
 	case f.n == 0 && f.err == nil && f.ended > f.offset && f.ended < f.limit && !l.closing:
 		// The end of the segment has been compacted away (Kafka does that): on to the next.
+		ended := f.ended
 		l.unlease(s)
-		if l.readFrom(r, f.ended) {
+		l.core.putLookup(f)
+		if l.readFrom(r, ended) {
 			r.Done.ReadDone(r)
 		}
 		l.step()
@@ -207,9 +250,11 @@ func (f *lookup) Complete(op *ring.Op) {
 			k := l.cursors.of(s, f.offset)
 			l.cursors.move(&k, s, f.ends[1].offset, f.ends[1].pos)
 			k.aheads = copy(k.ahead[:], f.ends[2:f.n])
+			l.forgetBehind(k)
 		}
 	}
 	l.unlease(s)
+	l.core.putLookup(f)
 	r.Done.ReadDone(r)
 	l.step()
 }

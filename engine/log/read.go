@@ -37,7 +37,6 @@ type Read struct {
 	log    *Log
 	seg    *segment
 	chunks [ReadPieces]*chunk
-	find   lookup
 }
 
 // Read fills r: true, and the result is there; false, and r.Done is told later. Each
@@ -180,6 +179,14 @@ type cursor struct {
 	// ahead are the ends of the next ranges, found by the same search.
 	ahead  [cursorsAhead]cursorEnd
 	aheads int
+
+	// Read ahead: see readAhead.
+	life        uint64 // of this reader, among all that the cursor served
+	window      int64  // bytes; 0: it has read once
+	fetched     int64  // position up to which the file has been asked for
+	fetchedNext int64  // the same in the next segment
+	coldFrom    int64  // [coldFrom, coldTo) of the segment was not in memory before that, and was not let go since
+	coldTo      int64
 }
 
 type cursorEnd struct{ offset, pos int64 }
@@ -203,33 +210,64 @@ func (c *cursors) move(at **cursor, s *segment, offset, pos int64) {
 	if *at == nil {
 		*at = &c.all[c.next%len(c.all)]
 		c.next++
+		**at = cursor{life: (*at).life + 1}
 	}
 	k := *at
 	k.seg, k.offset, k.pos, k.aheads = s, offset, pos, 0
 }
 
+// cross is the cursor of one who has read all that comes before s, moved to its start; nil
+// where there is none.
+func (l *Log) cross(s *segment) *cursor {
+	for i := range l.cursors.all {
+		if k := &l.cursors.all[i]; k.seg != nil && k.offset == s.base && k.seg.base < s.base && k.pos == k.seg.size {
+			if k.seg.open && !k.seg.removed {
+				l.forget(k, k.coldTo)
+			}
+			k.seg, k.pos, k.aheads = s, 0, 0
+			k.fetched, k.fetchedNext, k.coldFrom, k.coldTo = k.fetchedNext, 0, 0, 0
+			return k
+		}
+	}
+	return nil
+}
+
 // forget drops all of them.
-func (c *cursors) forget() { *c = cursors{} }
+func (c *cursors) forget() {
+	for i := range c.all {
+		c.all[i] = cursor{life: c.all[i].life + 1}
+	}
+}
 
 // readFile finds a range of a segment's file.
 func (l *Log) readFile(r *Read, offset int64) bool {
 	s := l.segmentOf(offset)
+	l.tame(s)
 	limit := min(r.Limit, l.tail.start(l.logEnd))
-	if k := l.cursors.of(s, offset); k != nil && k.aheads > 0 {
+	k := l.cursors.of(s, offset)
+	if k == nil && offset == s.base {
+		k = l.cross(s)
+	}
+	if k != nil && k.aheads > 0 {
 		if e := k.ahead[0]; e.offset <= limit && e.pos-k.pos <= int64(r.MaxBytes) {
 			r.show(s, k.pos, e)
 			copy(k.ahead[:], k.ahead[1:k.aheads])
 			k.offset, k.pos, k.aheads = e.offset, e.pos, k.aheads-1
+			l.readAhead(k)
+			l.forgetBehind(k)
 			return true
 		}
 	}
-	r.find = lookup{op: r.find.op}
-	f := &r.find
+	f := l.core.takeLookup()
 	f.log, f.read, f.seg = l, r, s
 	f.offset, f.limit, f.maxBytes, f.minOne = offset, limit, r.MaxBytes, r.MinOne
 	f.from, f.ranges = -1, 1
-	if k := l.cursors.of(s, offset); k != nil { // it reads on: look ahead for it
+	if k != nil { // it reads on: look ahead for it, behind what is read ahead
+		l.readAhead(k)
 		f.from, f.ranges = k.pos, cursorsAhead
+		if k.window > 0 { // no further than that: a search in what is cold waits for each batch
+			f.ranges = max(1, min(cursorsAhead, int(k.window/max(int64(r.MaxBytes), 1))))
+		}
 	}
 	l.startLookup(f)
 	return false

@@ -23,6 +23,7 @@ type rig struct {
 
 	sim    *sim.IO
 	io     ring.IO
+	wrap   func(ring.IO) ring.IO // may be nil
 	host   ring.Host
 	dir    *Dir
 	report *RecoveryReport
@@ -101,6 +102,9 @@ func (r *rig) tryOpen() error {
 	}
 	r.sim = r.disk.NewIO(sim.IOConfig{PoolBytes: 1 << 20, RecvBuffers: 1, RecvBufferBytes: 1 << 10})
 	r.io = fault.Wrap(r.sim, r.rules)
+	if r.wrap != nil {
+		r.io = r.wrap(r.io)
+	}
 	if r.journalBytes > 0 {
 		if err := r.files.Begin(); err != nil {
 			return err

@@ -332,6 +332,7 @@ type walker struct {
 	size  int64 // where to stop
 	at    int64 // the next batch
 	whole bool
+	step  int // how much to read at a time, where not whole
 
 	batch  record.Batch // the header at least; valid until the next call of next
 	pos    int64        // where it is
@@ -385,10 +386,10 @@ func (w *walker) overlaps(end int64) bool {
 // fill has the next n bytes in the block, or as many as the file has.
 func (w *walker) fill(n int) bool {
 	off := w.at - w.blocks
-	if w.block != nil && off >= 0 && off+int64(n) <= int64(len(w.block)) {
+	if len(w.block) > 0 && off >= 0 && off+int64(n) <= int64(len(w.block)) {
 		return true
 	}
-	want := walkBlock
+	want := max(w.step, walkBlock)
 	if w.whole {
 		want = scanBlock
 	}

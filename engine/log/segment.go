@@ -54,6 +54,7 @@ type segment struct {
 	bytesEnd int64 // rolled: the log's bytesIn at its end
 	removed  bool  // out of the log; fd is closed when leases is 0
 	leases   int32
+	tamed    bool // the kernel reads nothing ahead in it: see tame
 
 	// Batches below cold were in the file at the start and not checked by it. They are when they are
 	// first read: see lookup. checked is a range of which that has been done.

@@ -109,7 +109,7 @@ func (f *lookup) search() error {
 	w := walker{host: f.host, fd: f.fd, size: f.size, at: at}
 	d := record.NewDecompressor(record.DecompressedMaxDefault)
 	f.offset = q.at
-	for f.next(&w) {
+	for f.advance(&w) {
 		if err := f.wrong(&w, before); err != nil {
 			f.damage = w.pos
 			return err

@@ -24,6 +24,18 @@ type BrokerStatus struct {
 	LogDir    string  `json:"log_dir"`
 	Backend   string  `json:"backend"` // of its rings
 	Uptime    float64 `json:"uptime_seconds"`
+	FetchPath string  `json:"fetch_path"` // how what is not in the memory tail is sent
+	FetchCold uint64  `json:"fetch_cold"` // sends of what was not in the page cache
+
+	FetchBytes FetchBytes `json:"fetch_bytes"`
+}
+
+// FetchBytes is what was sent to consumers, by the way it went.
+type FetchBytes struct {
+	Memory   uint64 `json:"memory"`
+	Copy     uint64 `json:"copy"`
+	Sendfile uint64 `json:"sendfile"`
+	Splice   uint64 `json:"splice"`
 }
 
 // CoreStatus is one core. A core whose queue is full does not answer: Answered is
@@ -63,8 +75,10 @@ func StatusOf(b *engine.Broker, up time.Duration) *Status {
 		Partitions: []PartitionStatus{},
 	}
 	stats := b.Stats()
+	s.Broker.FetchPath, s.Broker.FetchBytes = b.FetchPaths().String(), fetchBytes(stats)
 	for i := range stats {
 		c := &stats[i]
+		s.Broker.FetchCold += c.Ring.SendFileCold + c.Net.ReadCold
 		if c.Backend != "" {
 			s.Broker.Backend = c.Backend
 		}

@@ -111,6 +111,12 @@ func Write(w io.Writer, stats []engine.CoreStats, b *engine.Broker, up time.Dura
 	m.head("millrace_fetch_source_bytes_total", "counter", "Bytes of records sent, by where they came from.")
 	m.line("millrace_fetch_source_bytes_total", `source="memory"`, float64(sum.FetchMemory))
 	m.line("millrace_fetch_source_bytes_total", `source="file"`, float64(sum.FetchFile))
+	m.head("millrace_fetch_path_bytes_total", "counter", "Bytes of records sent, by the way they went: from the memory tail; read from a segment into memory and sent from there; by sendfile on the core's thread; by splice or sendfile on another.")
+	paths := fetchBytes(stats)
+	m.line("millrace_fetch_path_bytes_total", `path="memory"`, float64(paths.Memory))
+	m.line("millrace_fetch_path_bytes_total", `path="copy"`, float64(paths.Copy))
+	m.line("millrace_fetch_path_bytes_total", `path="sendfile"`, float64(paths.Sendfile))
+	m.line("millrace_fetch_path_bytes_total", `path="splice"`, float64(paths.Splice))
 	m.total("millrace_fetch_errors_total", "Partitions in fetch requests answered with an error.", sum.FetchErrors)
 	m.histogram("millrace_produce_seconds", "From the request's arrival to its reply, acks=1 and all.", &sum.ProduceTime)
 	m.head("millrace_produce_stage_seconds", "summary", "Time of produce requests by stage: see /trace for histograms.")
@@ -146,6 +152,11 @@ func Write(w io.Writer, stats []engine.CoreStats, b *engine.Broker, up time.Dura
 	per("millrace_log_syncs_total", "counter", "Syncs of segments.", func(s *engine.CoreStats) float64 { return float64(s.Logs.Syncs) })
 	per("millrace_log_duplicates_total", "counter", "Batches of idempotent producers that were there already.", func(s *engine.CoreStats) float64 { return float64(s.Logs.Duplicates) })
 	per("millrace_log_refused_total", "counter", "Appends that had to wait because too much was unwritten.", func(s *engine.CoreStats) float64 { return float64(s.Logs.Refused) })
+	per("millrace_fetch_lookups_total", "counter", "Reads of segments that needed a worker to find their place.", func(s *engine.CoreStats) float64 { return float64(s.Logs.Lookups) })
+	per("millrace_fetch_cold_total", "counter", "Sends of a range of a segment that was not in the page cache.", func(s *engine.CoreStats) float64 { return float64(s.Ring.SendFileCold + s.Net.ReadCold) })
+	per("millrace_fetch_turns_total", "counter", "Sends of a range of a segment that waited for the next turn of the core.", func(s *engine.CoreStats) float64 { return float64(s.Ring.SendTurns) })
+	per("millrace_readahead_bytes_total", "counter", "Bytes of segments read ahead that were not in the page cache.", func(s *engine.CoreStats) float64 { return float64(s.Logs.PrefetchedBytes) })
+	per("millrace_readahead_dropped_bytes_total", "counter", "Bytes of them that were let go again behind their reader.", func(s *engine.CoreStats) float64 { return float64(s.Logs.ForgottenBytes) })
 	per("millrace_cleanings_total", "counter", "Passes of compaction that were finished.", func(s *engine.CoreStats) float64 { return float64(s.Logs.Cleanings) })
 	per("millrace_cleanings_failed_total", "counter", "Passes of compaction that failed.", func(s *engine.CoreStats) float64 { return float64(s.Logs.CleaningsFailed) })
 	per("millrace_cleaned_bytes_total", "counter", "Bytes of segments that compaction has freed.", func(s *engine.CoreStats) float64 { return float64(s.Logs.CleanedBytes) })
@@ -172,6 +183,18 @@ func Write(w io.Writer, stats []engine.CoreStats, b *engine.Broker, up time.Dura
 		m.line("millrace_ring_ops_total", fmt.Sprintf("op=%q", code), float64(n))
 	}
 	m.partitions(b)
+}
+
+// fetchBytes adds the cores up.
+func fetchBytes(stats []engine.CoreStats) (b FetchBytes) {
+	for i := range stats {
+		s := &stats[i]
+		b.Memory += s.API.FetchMemory
+		b.Copy += s.Net.Read
+		b.Sendfile += s.Ring.SendFileIn
+		b.Splice += s.Ring.SendFileSpl
+	}
+	return b
 }
 
 func (m *writer) partitions(b *engine.Broker) {

@@ -126,6 +126,9 @@ func TestPages(t *testing.T) {
 		`millrace_partition_high_watermark{topic="t",partition="0"} 3`,
 		`millrace_partition_failed{topic="t",partition="0"} 0`,
 		`millrace_partition_uncleanable{topic="t",partition="0"} 0`, `millrace_cleanings_failed_total{core="0"} 0`,
+		`millrace_fetch_path_bytes_total{path="memory"} 0`,
+		`millrace_fetch_path_bytes_total{path="splice"} 0`,
+		`millrace_fetch_cold_total{core="1"} 0`,
 	} {
 		if !strings.Contains(text, line+"\n") {
 			t.Errorf("no line %q", line)
@@ -136,7 +139,7 @@ func TestPages(t *testing.T) {
 	if err := json.Unmarshal([]byte(body), &status); err != nil {
 		t.Fatalf("%v\n%s", err, body)
 	}
-	if w := (web.BrokerStatus{NodeID: 1, ClusterID: b.Shared().ClusterID, Address: b.Addr().String(), LogDir: b.Shared().LogDir, Backend: "posix", Uptime: status.Broker.Uptime}); status.Broker != w || w.Uptime <= 0 {
+	if w := (web.BrokerStatus{NodeID: 1, ClusterID: b.Shared().ClusterID, Address: b.Addr().String(), LogDir: b.Shared().LogDir, Backend: "posix", Uptime: status.Broker.Uptime, FetchPath: b.FetchPaths().String()}); status.Broker != w || w.Uptime <= 0 {
 		t.Errorf("broker %+v, want %+v", status.Broker, w)
 	}
 	if len(status.Cores) != 2 || !status.Cores[1].Answered || status.Cores[1].Core != 1 || status.Cores[0].JournalSize <= 0 {

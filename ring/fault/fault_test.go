@@ -68,7 +68,7 @@ func (m *machine) Drive(done func() bool) bool {
 func TestConformance(t *testing.T) {
 	const slow = "(delay 1us)"
 	all := ""
-	for _, verb := range []string{"Nop", "Read", "Write", "Sync", "SyncRange", "Allocate", "Truncate", "Close",
+	for _, verb := range []string{"Nop", "Read", "Write", "Sync", "SyncRange", "Prefetch", "Forget", "NoReadahead", "Allocate", "Truncate", "Close",
 		"Accept", "Connect", "Recv", "Send", "SendFile", "Shutdown", "Task"} {
 		all += "(" + verb + " " + slow + ")"
 	}

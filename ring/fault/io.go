@@ -72,7 +72,7 @@ func (io *IO) Submit(op *ring.Op) {
 		switch o.Code {
 		case ring.SendFile:
 			fd, size = o.From, o.Len
-		case ring.Allocate:
+		case ring.Allocate, ring.Prefetch, ring.Forget:
 			size = o.Len
 		case ring.Nop, ring.Task:
 			fd = ring.NoFD

@@ -70,6 +70,9 @@ const (
 	vWrite
 	vSync
 	vSyncRange
+	vPrefetch
+	vForget
+	vNoReadahead
 	vAllocate
 	vTruncate
 	vClose
@@ -97,7 +100,7 @@ const (
 	verbs
 )
 
-var verbNames = [verbs]string{"Nop", "Read", "Write", "Sync", "SyncRange", "Allocate", "Truncate", "Close",
+var verbNames = [verbs]string{"Nop", "Read", "Write", "Sync", "SyncRange", "Prefetch", "Forget", "NoReadahead", "Allocate", "Truncate", "Close",
 	"Accept", "Connect", "Recv", "Send", "SendFile", "Shutdown", "Task",
 	"Open", "Create", "Size", "Stat", "ReadDir", "MkdirAll", "Rename", "Remove", "SyncDir", "Lock", "Map", "Free", "Listen", "Socket"}
 

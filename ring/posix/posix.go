@@ -16,6 +16,7 @@ package posix
 import (
 	"encoding/binary"
 	"fmt"
+	"math"
 	"runtime"
 	"sync/atomic"
 
@@ -68,6 +69,7 @@ type Ring struct {
 	fileMax ring.FD // no descriptor is as large
 	ready   opList  // outcomes to be delivered by the next Wait
 	picks   picks
+	turns   turns
 	workers workers
 
 	epollFD  int
@@ -106,6 +108,7 @@ func New(h ring.Host, cfg Config) (ring.IO, error) {
 		fileMax: ring.FD(min(limit.Cur, 1<<24)),
 		events:  make([]unix.EpollEvent, cfg.Events),
 		epollFD: -1,
+		turns:   turns{inlineMax: math.MaxInt64, left: ring.SendFileTurn},
 		wakeFD:  -1,
 	}
 	if err := r.open(cfg); err != nil {
@@ -219,6 +222,14 @@ func (r *Ring) begin(op *ring.Op) {
 		r.read(op)
 	case ring.Write:
 		r.write(op)
+	case ring.NoReadahead:
+		r.finish(op, host.NoReadahead(op.FD))
+	case ring.Prefetch:
+		if host.Missing(op.FD, op.Off, min(op.Len, ring.PrefetchMax)) == 0 {
+			r.finish(op, 0)
+			return
+		}
+		r.punt(op)
 	case ring.Accept, ring.Recv:
 		r.receive(op)
 	case ring.Connect, ring.Send, ring.SendFile:
@@ -227,7 +238,7 @@ func (r *Ring) begin(op *ring.Op) {
 		r.finish(op, result(unix.Shutdown(int(op.FD), unix.SHUT_RDWR)))
 	case ring.Close:
 		r.closeFile(op)
-	default: // Sync, SyncRange, Allocate, Truncate, Task
+	default: // Sync, SyncRange, Forget, Allocate, Truncate, Task
 		r.punt(op)
 	}
 }
@@ -287,6 +298,7 @@ func (r *Ring) Cancel(op *ring.Op) {
 // Wait blocks in epoll only: everything else that can happen makes it return.
 func (r *Ring) Wait(until int64) int {
 	r.stats.Waits++
+	r.newTurn()
 	for {
 		r.collect()
 		timeout := int64(0)

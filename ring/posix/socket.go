@@ -25,6 +25,8 @@ type file struct {
 	sending    *ring.Op // a SendFile that a worker has; those behind it wait
 	working    int      // ops on this descriptor that workers have
 	closing    *ring.Op // the Close that waits until working is 0
+	inTurn     bool     // among Ring.turns: its first op out waits for the next turn
+	nextTurn   *file
 }
 
 // file is the entry of a descriptor, nil for a number that cannot be one. The
@@ -198,12 +200,19 @@ func (r *Ring) accept(listener ring.FD) int32 {
 
 // pumpOut does what waits for f to be writable, in order, as far as it goes.
 func (r *Ring) pumpOut(f *file) {
-	for f.out.head != nil && f.writable && f.sending == nil {
+	for f.out.head != nil && f.writable && f.sending == nil && !f.inTurn {
 		op := f.out.head
-		if op.Code == ring.SendFile && !host.Resident(op.From, op.Off, min(op.Len, host.SendFileMax)) {
-			f.out.pop()
-			r.sendCold(f, op)
-			continue
+		if op.Code == ring.SendFile {
+			switch r.sendWay(op) {
+			case byWorker:
+				f.out.pop()
+				r.sendCold(f, op)
+				continue
+			case nextTurn:
+				r.stats.SendTurns++
+				r.turns.push(f)
+				return
+			}
 		}
 		n := r.tryOut(op)
 		if n == -int32(unix.EAGAIN) {
@@ -217,6 +226,68 @@ func (r *Ring) pumpOut(f *file) {
 	}
 }
 
+// How a SendFile goes on.
+const (
+	byThread = iota
+	byWorker
+	nextTurn
+)
+
+// turnMin is what must be left of a turn for another SendFile to begin in it, bytes,
+// unless it needs less.
+const turnMin = 32 << 10
+
+// turns is what SendFile ops may still move on the ring's thread before the next
+// Wait, and the sockets that wait for that, first come first served.
+type turns struct {
+	inlineMax  int64 // a larger range goes by a worker
+	left       int64 // bytes
+	head, tail *file
+}
+
+// push has f wait for the next turn.
+func (t *turns) push(f *file) {
+	f.inTurn, f.nextTurn = true, nil
+	if t.tail == nil {
+		t.head = f
+	} else {
+		t.tail.nextTurn = f
+	}
+	t.tail = f
+}
+
+// ChooseSendFile implements ring.SendFileChooser.
+func (r *Ring) ChooseSendFile(inlineMax int64) { r.turns.inlineMax = inlineMax }
+
+// newTurn begins a Wait. Each socket that waited goes on as far as it goes.
+func (r *Ring) newTurn() {
+	t := &r.turns
+	t.left = ring.SendFileTurn
+	for t.head != nil && t.left >= turnMin {
+		f := t.head
+		if t.head = f.nextTurn; t.head == nil {
+			t.tail = nil
+		}
+		f.inTurn, f.nextTurn = false, nil
+		r.pumpOut(f)
+	}
+}
+
+// sendWay chooses for a SendFile.
+func (r *Ring) sendWay(op *ring.Op) int {
+	t := &r.turns
+	switch {
+	case op.Len > t.inlineMax:
+		return byWorker
+	case t.left < min(op.Len, turnMin):
+		return nextTurn
+	case !host.Resident(op.From, op.Off, min(op.Len, t.left)):
+		r.stats.SendFileCold++
+		return byWorker
+	}
+	return byThread
+}
+
 func (r *Ring) tryOut(op *ring.Op) int32 {
 	switch op.Code {
 	case ring.Connect:
@@ -224,8 +295,9 @@ func (r *Ring) tryOut(op *ring.Op) int32 {
 	case ring.Send:
 		return r.call.send(op)
 	default: // SendFile
-		n := host.SendFile(op.FD, op.From, op.Off, int(min(op.Len, host.SendFileMax)))
+		n := host.SendFile(op.FD, op.From, op.Off, int(min(op.Len, r.turns.left)))
 		r.stats.SendFileIn += uint64(max(n, 0))
+		r.turns.left -= int64(max(n, 0))
 		return n
 	}
 }

@@ -108,6 +108,17 @@ func work(c *call, op *ring.Op) int32 {
 		return again(func() error {
 			return unix.SyncFileRange(int(op.FD), op.Off, op.Len, unix.SYNC_FILE_RANGE_WRITE)
 		})
+	case ring.Prefetch:
+		missing := host.Missing(op.FD, op.Off, min(op.Len, ring.PrefetchMax))
+		if missing == 0 {
+			return 0
+		}
+		if n := host.Advise(op.FD, op.Off, min(op.Len, ring.PrefetchMax), unix.FADV_WILLNEED); n < 0 {
+			return n
+		}
+		return int32(missing)
+	case ring.Forget:
+		return host.Advise(op.FD, op.Off, op.Len, unix.FADV_DONTNEED)
 	case ring.Allocate:
 		return again(func() error { return host.Allocate(op.FD, op.Off, op.Len) })
 	case ring.Truncate:
@@ -209,7 +220,7 @@ func (r *Ring) sentCold(op *ring.Op) {
 		r.finish(op, -int32(unix.ECANCELED))
 	default:
 		f.writable = true
-		r.stats.SendFileIn += uint64(max(n, 0))
+		r.stats.SendFileSpl += uint64(max(n, 0))
 		r.finish(op, n)
 	}
 	r.release(from)

@@ -16,6 +16,7 @@ var fileCases = []testCase{
 	{"WriteInlineDSync", 0, writeInlineDSync},
 	{"ReadAtTheEnd", 0, readAtTheEnd},
 	{"SyncVerbs", 0, syncVerbs},
+	{"CacheVerbs", 0, cacheVerbs},
 	{"TruncateAllocate", 0, truncateAllocate},
 	{"BadFD", 0, badFD},
 	{"WritesInFlight", 0, writesInFlight},
@@ -120,6 +121,30 @@ func syncVerbs(r *rig) {
 	r.do(ring.Op{Code: ring.Write, FD: fd, Buf: data}).want(int32(len(data)))
 	r.do(ring.Op{Code: ring.SyncRange, FD: fd, Off: 0, Len: 32 << 10}).want(0)
 	r.do(ring.Op{Code: ring.Sync, FD: fd}).want(0)
+	r.do(ring.Op{Code: ring.Close, FD: fd}).want(0)
+	if !bytes.Equal(r.content(path), data) {
+		r.Fatal("the file changed")
+	}
+}
+
+// Prefetch, Forget and NoReadahead promise nothing, and change nothing.
+func cacheVerbs(r *rig) {
+	fd, path := r.file()
+	data := r.noise(3<<20, 2)
+	r.do(ring.Op{Code: ring.Write, FD: fd, Buf: data}).want(int32(len(data)))
+	r.do(ring.Op{Code: ring.Sync, FD: fd}).want(0)
+	for _, span := range [][2]int64{{0, 0}, {0, 1}, {4097, 1 << 20}, {0, 3 << 20}, {1 << 30, 1 << 20}, {2 << 20, 8 << 30}} {
+		for _, code := range []ring.Code{ring.Forget, ring.Prefetch, ring.Prefetch} {
+			c := r.do(ring.Op{Code: code, FD: fd, Off: span[0], Len: span[1]})
+			if c.Result < 0 || c.Result > ring.PrefetchMax || code == ring.Forget && c.Result != 0 {
+				r.Errorf("%v of %d bytes at %d: %s", code, span[1], span[0], resultString(c.Result))
+			}
+		}
+	}
+	r.do(ring.Op{Code: ring.NoReadahead, FD: fd}).want(0)
+	r.do(ring.Op{Code: ring.NoReadahead, FD: 1 << 20}).wantErr(syscall.EBADF)
+	r.do(ring.Op{Code: ring.Prefetch, FD: 1 << 20, Len: 100}).wantErr(syscall.EBADF)
+	r.do(ring.Op{Code: ring.Forget, FD: 1 << 20, Len: 100}).wantErr(syscall.EBADF)
 	r.do(ring.Op{Code: ring.Close, FD: fd}).want(0)
 	if !bytes.Equal(r.content(path), data) {
 		r.Fatal("the file changed")

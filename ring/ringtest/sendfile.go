@@ -2,6 +2,7 @@ package ringtest
 
 import (
 	"bytes"
+	"math"
 	"syscall"
 
 	"github.com/millrace/millrace/ring"
@@ -13,6 +14,7 @@ var sendFileCases = []testCase{
 	{"SendFileSlowReader", 0, sendFileSlowReader},
 	{"SendFileBroken", 0, sendFileBroken},
 	{"SendFileAfterHeader", 0, sendFileAfterHeader},
+	{"SendFileTurns", 0, sendFileTurns},
 }
 
 func sendFile(r *rig) {
@@ -138,4 +140,91 @@ func sendFileAfterHeader(r *rig) {
 	}
 	r.wantOrder(order, 2)
 	r.closeAll(client, server, fd)
+}
+
+// However many large ranges are sent at once, the ring's thread moves no more than
+// SendFileTurn of them between two Waits, and each of them gets its turn. With a bound
+// of 0 it moves none.
+func sendFileTurns(r *rig) {
+	chooser, ok := r.io.(ring.SendFileChooser)
+	if !ok {
+		r.Log("this ring has one way only")
+		return
+	}
+	const sockets, total = 6, 400_000
+	fd, _ := r.file()
+	data := r.noise(total, 5)
+	r.do(ring.Op{Code: ring.Write, FD: fd, Buf: data}).want(total)
+	for _, inlineMax := range []int64{math.MaxInt64, 0, 100_000} {
+		chooser.ChooseSendFile(inlineMax)
+		before := r.io.Stats().SendFileIn
+		last, turns := before, 0
+		var sends []*call
+		var clients, servers []ring.FD
+		got := make([]int, sockets)
+		for range sockets {
+			client, server := r.pair()
+			clients, servers = append(clients, client), append(servers, server)
+			sent := 0
+			send := r.prepare(ring.Op{Code: ring.SendFile, FD: server, From: fd, Len: total})
+			send.thenDo = func(c *call) {
+				if c.Result <= 0 {
+					r.Errorf("send-file at %d: %s", sent, resultString(c.Result))
+					return
+				}
+				if sent += int(c.Result); sent < total {
+					c.Off, c.Len = int64(sent), int64(total-sent)
+					r.start(c)
+				}
+			}
+			sends = append(sends, send)
+		}
+		for _, send := range sends {
+			r.start(send)
+		}
+		for i, client := range clients {
+			buf := r.bytes(50_000)
+			recv := r.prepare(ring.Op{Code: ring.Recv, FD: client, Buf: buf})
+			recv.thenDo = func(c *call) {
+				if c.Result <= 0 || !bytes.Equal(buf[:c.Result], data[got[i]:got[i]+int(c.Result)]) {
+					r.Errorf("socket %d at %d: %s, or other bytes", i, got[i], resultString(c.Result))
+					return
+				}
+				if got[i] += int(c.Result); got[i] < total {
+					r.start(c)
+				}
+			}
+			r.start(recv)
+		}
+		r.until("all is received", func() bool {
+			now := r.io.Stats().SendFileIn
+			if now-last > ring.SendFileTurn {
+				r.Errorf("bound %d: %d bytes were moved between two Waits", inlineMax, now-last)
+			}
+			if now > last {
+				turns++
+			}
+			last = now
+			done := true
+			for i := range got {
+				done = done && got[i] == total
+			}
+			return done || r.Failed()
+		})
+		r.until("the sends complete", func() bool {
+			for _, send := range sends {
+				if !send.ended {
+					return false
+				}
+			}
+			return true
+		})
+		inline := r.io.Stats().SendFileIn - before
+		r.Logf("bound %d: %d bytes by the ring's thread in %d turns", inlineMax, inline, turns)
+		if inlineMax == 0 && inline > 0 || inlineMax > total && inline == 0 {
+			r.Errorf("bound %d: %d bytes by the ring's thread", inlineMax, inline)
+		}
+		r.closeAll(append(clients, servers...)...)
+	}
+	r.closeAll(fd)
 }

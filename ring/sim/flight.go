@@ -144,6 +144,8 @@ func (f *flight) start() {
 	switch op.Code {
 	case ring.Read:
 		f.startDisk(w.Config.DiskRead)
+	case ring.Prefetch, ring.Forget, ring.NoReadahead: // no disk here has a cache
+		f.finish(0)
 	case ring.Write, ring.Truncate, ring.Allocate, ring.SyncRange:
 		f.startDisk(w.Config.DiskWrite)
 	case ring.Sync:

@@ -44,7 +44,7 @@
 // Wait, or been followed by Op.Next) when the Sync was submitted, and no more.
 // Sizes are durable by Sync in the order in which they changed; names are
 // durable by SyncDir of their directory only. See [Crash] for what a crash
-// leaves. SyncRange does nothing. Allocate takes space and does not survive as
+// leaves. SyncRange, Prefetch, Forget and NoReadahead do nothing. Allocate takes space and does not survive as
 // anything else. [World.CrashAfter] lets a test enumerate every crash point.
 //
 // Map returns the file's content itself: what ops and verbs write is visible in

@@ -18,7 +18,9 @@
 //     the ring goes to a kernel worker, which costs more than the write.
 //   - Task, and Truncate before Linux 6.9, run on goroutines of ours.
 //   - SendFile is sendfile(2) by the caller when the range is in the page cache
-//     and small, else two linked splices through a pipe (see sendfile.go).
+//     and ChooseSendFile allows it, else two linked splices through a pipe (see sendfile.go).
+//   - NoReadahead is fadvise(2) by the caller, and so is the question of a Prefetch whether there
+//     is anything to read.
 //   - A chain of plain file ops (Op.Next) is linked in the kernel; any other chain
 //     is submitted op by op as each completes.
 //

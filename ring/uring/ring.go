@@ -46,6 +46,7 @@ type Ring struct {
 	regions []region // registered memory
 	files   []int32  // registered files: the free places; nil before the first
 	pipes   pipes
+	turns   turns
 	peers   []*Ring // whom WakePeer has woken
 	small   []byte  // timeout, eventfd counter and inline: off heap
 	inline  *scratch
@@ -93,7 +94,8 @@ func newRing(host ring.Host, cfg Config, features Features) (_ *Ring, err error)
 		host:        host,
 		spin:        int64(cfg.Spin),
 		freeSlot:    -1,
-		pipes:       pipes{head: -1, limit: pipesMax},
+		pipes:       pipes{waiting: slotQueue{head: -1}, limit: pipesMax},
+		turns:       turns{inlineMax: ring.SendFileTurn, left: ring.SendFileTurn, waiting: slotQueue{head: -1}},
 		canTruncate: features.OK(checkTruncate),
 	}
 	defer func() {

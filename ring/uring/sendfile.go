@@ -5,15 +5,17 @@ package uring
 import (
 	"fmt"
 
+	"github.com/millrace/millrace/ring"
 	"github.com/millrace/millrace/ring/internal/host"
 	"github.com/pawelgaczynski/giouring"
 	"golang.org/x/sys/unix"
 )
 
-// SendFile has two ways. A small range that is in the page cache goes by
-// sendfile(2), on this thread. Anything else would make this thread wait for the
-// disk, or copy for too long, so it goes as two linked splices, file -> pipe ->
-// socket, which the kernel runs on workers of its own.
+// SendFile has two ways. A range that is in the page cache, and not larger than
+// ChooseSendFile says, goes by sendfile(2), on this thread: SendFileTurn bytes
+// between two Waits, all ops together, and who finds them used up waits for the next.
+// Anything else would make this thread wait for the disk, or costs less elsewhere, so it goes as two
+// linked splices, file -> pipe -> socket, which the kernel runs on workers of its own.
 //
 // Nothing is lost or sent twice, because nothing is carried over: the op's result
 // is what the second splice gave to the socket, and what a slow reader left in
@@ -27,6 +29,8 @@ const (
 	pipesMax  = 16
 	pipeBytes = 256 << 10 // what we ask for; the kernel may give less
 	pageBytes = 4096
+	// turnMin is what must be left of a turn for another op to begin in it, bytes, unless it needs less.
+	turnMin = 32 << 10
 )
 
 // transfer is what a slot knows of its SendFile.
@@ -36,7 +40,48 @@ type transfer struct {
 	in    int32  // result of file -> pipe
 	retry bool   // pipe -> socket was submitted again, on its own
 	room  bool   // the socket was found to have room
-	next  int32  // the next slot that waits for a pipe; -1 ends
+	next  int32  // the next slot that waits for a pipe, or for its turn; -1 ends
+	begun bool   // it has been found not to be for this thread
+}
+
+// slotQueue is slots that wait, first come first served, by their file.next.
+type slotQueue struct{ head, tail int32 } // -1: none
+
+func (q *slotQueue) push(r *Ring, i int32) {
+	r.slot(i).file.next = -1
+	if q.head < 0 {
+		q.head = i
+	} else {
+		r.slot(q.tail).file.next = i
+	}
+	q.tail = i
+}
+
+func (q *slotQueue) pop(r *Ring) int32 {
+	i := q.head
+	q.head = r.slot(i).file.next
+	return i
+}
+
+// turns is what SendFile ops may still move on this thread before the next Wait.
+type turns struct {
+	inlineMax int64 // a larger range is spliced
+	left      int64 // bytes
+	waiting   slotQueue
+}
+
+// ChooseSendFile implements ring.SendFileChooser.
+func (r *Ring) ChooseSendFile(inlineMax int64) { r.turns.inlineMax = inlineMax }
+
+// newTurn begins a Wait. What it lets go on ends now or waits for something else.
+func (r *Ring) newTurn() {
+	t := &r.turns
+	t.left = ring.SendFileTurn
+	for t.waiting.head >= 0 && t.left >= turnMin {
+		i := t.waiting.pop(r)
+		s := r.slot(i)
+		r.sendFile(i, s)
+	}
 }
 
 type pipe struct {
@@ -46,10 +91,10 @@ type pipe struct {
 
 // pipes are made when they are needed, kept while they are empty.
 type pipes struct {
-	idle       []*pipe
-	count      int
-	limit      int
-	head, tail int32 // slots that wait, first come first served; -1: none
+	idle    []*pipe
+	count   int
+	limit   int
+	waiting slotQueue
 }
 
 func (p *pipes) closeAll() {
@@ -71,23 +116,43 @@ func (r *Ring) sendFile(i int32, s *slot) {
 		r.finish(r.release(i, s), -int32(unix.ECANCELED))
 		return
 	}
-	if op.Len <= host.SendFileMax && host.Resident(op.From, op.Off, op.Len) {
-		result := host.SendFile(op.FD, op.From, op.Off, int(op.Len))
-		if result == -int32(unix.EAGAIN) {
-			r.awaitRoom(i, s)
+	t := &r.turns
+	if op.Len <= t.inlineMax {
+		if t.left < min(op.Len, turnMin) {
+			r.stats.SendTurns++
+			t.waiting.push(r, i)
 			return
 		}
-		if result > 0 {
-			r.stats.SendFileIn += uint64(result)
+		n := min(op.Len, t.left)
+		if host.Resident(op.From, op.Off, n) {
+			r.sendInline(i, s, n)
+			return
 		}
-		r.finish(r.release(i, s), result)
-		return
+		if !s.file.begun {
+			r.stats.SendFileCold++
+		}
 	}
+	s.file.begun = true
 	if !s.file.room {
 		r.awaitRoom(i, s)
 		return
 	}
 	r.splice(i, s)
+}
+
+// sendInline sends n bytes, which are in memory.
+func (r *Ring) sendInline(i int32, s *slot, n int64) {
+	op := s.op
+	result := host.SendFile(op.FD, op.From, op.Off, int(n))
+	if result == -int32(unix.EAGAIN) {
+		r.awaitRoom(i, s)
+		return
+	}
+	if result > 0 {
+		r.turns.left -= int64(result)
+		r.stats.SendFileIn += uint64(result)
+	}
+	r.finish(r.release(i, s), result)
 }
 
 // awaitRoom waits until the socket can take more, or has failed.
@@ -117,7 +182,7 @@ func (r *Ring) splice(i int32, s *slot) {
 		return
 	}
 	if p == nil {
-		r.queueForPipe(i, s)
+		r.pipes.waiting.push(r, i)
 		return
 	}
 	op := s.op
@@ -230,21 +295,10 @@ func (r *Ring) freePipe(s *slot, dirty bool) {
 	t.pipe = nil
 }
 
-func (r *Ring) queueForPipe(i int32, s *slot) {
-	p := &r.pipes
-	s.file.next = -1
-	if p.head < 0 {
-		p.head = i
-	} else {
-		r.slot(p.tail).file.next = i
-	}
-	p.tail = i
-}
-
 // serveQueue lets those who wait for a pipe go on, as long as there is one.
 func (r *Ring) serveQueue() {
 	p := &r.pipes
-	for p.head >= 0 {
+	for p.waiting.head >= 0 {
 		one, err := r.takePipe()
 		switch {
 		case one != nil:
@@ -252,9 +306,7 @@ func (r *Ring) serveQueue() {
 		case err == nil:
 			return
 		}
-		i := p.head
-		s := r.slot(i)
-		p.head = s.file.next
-		r.sendFile(i, s)
+		i := p.waiting.pop(r)
+		r.sendFile(i, r.slot(i))
 	}
 }

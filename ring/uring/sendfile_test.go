@@ -114,8 +114,8 @@ func TestSpliceToSlowReaders(t *testing.T) {
 		t.Fatalf("%d bytes spliced, %d ops: this did not test short splices", st.SendFileSpl, ops)
 	}
 	t.Logf("%d ops, %d bytes inline, %d spliced", ops, st.SendFileIn, st.SendFileSpl)
-	if g.inKernel != 0 || len(g.pipes.idle) != g.pipes.count || g.pipes.head >= 0 {
-		t.Fatalf("left: %d requests, %d of %d pipes idle, queue %d", g.inKernel, len(g.pipes.idle), g.pipes.count, g.pipes.head)
+	if g.inKernel != 0 || len(g.pipes.idle) != g.pipes.count || g.pipes.waiting.head >= 0 {
+		t.Fatalf("left: %d requests, %d of %d pipes idle, queue %d", g.inKernel, len(g.pipes.idle), g.pipes.count, g.pipes.waiting.head)
 	}
 	g.want(g.do(ring.Op{Code: ring.Close, FD: l}), 0)
 }

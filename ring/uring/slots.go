@@ -175,7 +175,7 @@ const (
 
 func useOf(c ring.Code) use {
 	switch c {
-	case ring.Nop, ring.Close, ring.Task:
+	case ring.Nop, ring.NoReadahead, ring.Close, ring.Task:
 		return noUse
 	case ring.Accept, ring.Connect, ring.Recv, ring.Send, ring.SendFile:
 		return socketUse

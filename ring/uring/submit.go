@@ -111,6 +111,19 @@ func (r *Ring) start(op *ring.Op) {
 		s.file = transfer{}
 		r.sendFile(i, s)
 		return
+	case ring.NoReadahead:
+		r.finish(op, host.NoReadahead(op.FD))
+		return
+	case ring.Prefetch:
+		missing := host.Missing(op.FD, op.Off, min(op.Len, ring.PrefetchMax))
+		if missing == 0 {
+			r.finish(op, 0)
+			return
+		}
+		i, s := r.take(op)
+		s.file = transfer{asked: uint32(missing)}
+		r.push(i, s)
+		return
 	}
 	i, s := r.take(op)
 	r.push(i, s)
@@ -229,6 +242,14 @@ func (r *Ring) prepare(e *giouring.SubmissionQueueEntry, s *slot) {
 		// The SQE has 32 bits for the length. What is behind 4 GiB is not started:
 		// the op makes no promise.
 		e.PrepareSyncFileRange(fd, uint32(min(op.Len, 1<<32-1)), uint64(op.Off), unix.SYNC_FILE_RANGE_WRITE)
+	case ring.Prefetch: // both are always done by a worker of the kernel's
+		e.PrepareFadvise(fd, uint64(op.Off), int(min(op.Len, ring.PrefetchMax)), unix.FADV_WILLNEED)
+	case ring.Forget: // 0 would be "to the end", and the SQE has 32 bits
+		if op.Len <= 0 {
+			e.PrepareNop()
+			return
+		}
+		e.PrepareFadvise(fd, uint64(op.Off), int(min(op.Len, 1<<32-pageBytes)), unix.FADV_DONTNEED)
 	case ring.Allocate:
 		e.PrepareFallocate(fd, unix.FALLOC_FL_KEEP_SIZE, uint64(op.Off), uint64(op.Len))
 	case ring.Truncate:

@@ -21,6 +21,7 @@ func (r *Ring) Wait(until int64) int {
 	}
 	r.inWait = true
 	r.stats.Waits++
+	r.newTurn()
 	n := r.drain()
 	if n > 0 || until <= 0 || r.state.Load() == notified {
 		if r.poll() {
@@ -222,6 +223,8 @@ func (r *Ring) completed(i int32, s *slot, result int32, flags uint32, last bool
 			return
 		}
 		result = -int32(unix.ECANCELED)
+	case result == 0 && op.Code == ring.Prefetch:
+		result = int32(s.file.asked)
 	case result == -int32(unix.EOPNOTSUPP) && op.Code == ring.Allocate:
 		result = 0 // the file system cannot reserve; so does Host.Allocate
 	case result == -int32(unix.ENOBUFS) && op.Flags&ring.Pick != 0:

@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -194,5 +195,72 @@ func TestListenExclusiveRace(t *testing.T) {
 				h.Close(fd)
 			}
 		}
+	}
+}
+
+// What has been evicted is missing, and not resident; what is on its way is not missing.
+func TestMissing(t *testing.T) {
+	const size = 1 << 20
+	h := New()
+	fd, err := h.Open(filepath.Join(t.TempDir(), "f"), ring.CreateNew)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close(fd)
+	if _, err := h.WriteAt(fd, make([]byte, size), 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Sync(fd); err != nil {
+		t.Fatal(err)
+	}
+	if n := Missing(fd, 0, size); n != 0 || !Resident(fd, 0, size) {
+		t.Fatalf("%d bytes are missing just after they were written", n)
+	}
+	if n := Advise(fd, 0, size, unix.FADV_DONTNEED); n != 0 {
+		t.Fatal(n)
+	}
+	if Missing(fd, 0, size) == 0 {
+		t.Log("this file system keeps its files in memory: nothing more to be seen here")
+		return
+	}
+	if n := Missing(fd, 0, size); n != size || Resident(fd, 4096, 1) {
+		t.Errorf("%d of %d bytes are missing after they were evicted", n, size)
+	}
+	if n := Missing(fd, 4095, 2); n != 2 {
+		t.Errorf("%d of 2 bytes are missing", n)
+	}
+	if n := Advise(fd, 0, size, unix.FADV_WILLNEED); n != 0 {
+		t.Fatal(n)
+	}
+	if n := Missing(fd, 0, size); n != 0 {
+		t.Errorf("%d bytes are missing after they were asked for", n)
+	}
+	for !Resident(fd, 0, size) { // the disk's time
+		time.Sleep(100 * time.Microsecond)
+	}
+	var b [1]byte
+	var use unix.Rusage
+	reads := func() int64 {
+		if err := unix.Getrusage(unix.RUSAGE_THREAD, &use); err != nil {
+			t.Fatal(err)
+		}
+		return use.Inblock
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	before := reads()
+	for off := int64(0); off < size; off += 4096 {
+		if _, err := h.ReadAt(fd, b[:], off); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := reads() - before; n != 0 {
+		t.Errorf("reading what is resident took %d blocks from the disk", n)
+	}
+	if n := Missing(ring.NoFD, 0, 10); n != 10 {
+		t.Errorf("of no file %d bytes of 10 are missing", n)
+	}
+	if n := Advise(ring.NoFD, 0, 10, unix.FADV_WILLNEED); n != -int32(unix.EBADF) {
+		t.Error(n)
 	}
 }

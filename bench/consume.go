@@ -1,0 +1,318 @@
+package bench
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"time"
+)
+
+// consume is "millrace bench consume": what a consumer that catches up does to those
+// at the end of the log.
+type consume struct {
+	produce  // for its target and confinement
+	rate     int64
+	size     int
+	parts    int
+	backlog  float64 // GiB
+	readers  int
+	hot      bool
+	duration time.Duration
+	runs     int
+	configs  map[string]string
+}
+
+// consumeResult is one phase.
+type consumeResult struct {
+	Readers   int     `json:"catchUpReaders"`
+	Seconds   float64 `json:"seconds"` // measured
+	Latency   Latency `json:"latency"`
+	Lag       Latency `json:"sendLag"`
+	Bytes     int64   `json:"catchUpBytes"`
+	Passes    int     `json:"catchUpPasses"` // times that the backlog was read
+	Steal     float64 `json:"stealPercent"`
+	Disturbed bool    `json:"disturbed"`
+}
+
+func parseConsume(args []string, stderr io.Writer) (*consume, error) {
+	c := &consume{configs: map[string]string{}}
+	p := &c.produce
+	f := flag.NewFlagSet("millrace bench consume", flag.ContinueOnError)
+	f.SetOutput(stderr)
+	f.StringVar(&p.bootstrap, "bootstrap-server", "", "measure the broker at `host:port`; it must be on this machine, so that the backlog can be made cold")
+	f.StringVar(&p.dir, "dir", "", "without --bootstrap-server: `directory` in which the broker's data directory is made (default: the system's temporary one)")
+	f.StringVar(&p.dataDir, "data-dir", "", "with --bootstrap-server: the broker's log `directory` (default: ask the broker)")
+	f.Var(&p.overrides, "override", "without --bootstrap-server: broker setting `key=value`; repeatable")
+	f.StringVar(&p.confine, "confine", "auto", "keep the broker to one CPU and the clients to the others: `on, off` or auto (on)")
+	f.Int64Var(&c.rate, "rate", 2000, "`records/s` to the tail")
+	f.IntVar(&c.size, "size", 1024, "`bytes` of each of their values")
+	f.IntVar(&c.parts, "partitions", 1, "of the tail's topic")
+	f.Float64Var(&c.backlog, "backlog", 4, "`GiB` that there are to catch up")
+	f.IntVar(&c.readers, "readers", 1, "catch-up readers at the same time")
+	f.BoolVar(&c.hot, "hot", false, "leave the backlog in the page cache")
+	f.DurationVar(&c.duration, "duration", 6*time.Second, "measured time of each phase; with catch-up readers: as many whole reads as begin in it")
+	f.IntVar(&c.runs, "runs", 5, "of each phase, in turn")
+	f.Var(pairs(c.configs), "topic-config", "setting of the tail's topic `key=value`; repeatable")
+	f.StringVar(&p.out, "out", "", "write all phases to `FILE.json`")
+	if err := f.Parse(args); err != nil {
+		return nil, err
+	}
+	p.serve, p.stderr = p.bootstrap == "", stderr
+	switch {
+	case f.NArg() > 0:
+		return nil, fmt.Errorf("unexpected argument %q", f.Arg(0))
+	case c.rate < 1 || c.size < 8 || c.parts < 1 || c.runs < 1 || c.readers < 1 || c.backlog <= 0:
+		return nil, errors.New("--rate, --partitions, --runs, --readers and --backlog are above 0, --size is 8 at least")
+	case p.confine != "auto" && p.confine != "on" && p.confine != "off":
+		return nil, fmt.Errorf("--confine %q is not on, off or auto", p.confine)
+	}
+	if p.confine == "auto" {
+		p.confine = "on"
+	}
+	return c, nil
+}
+
+const (
+	tailTopic    = "millrace-bench-tail"
+	backlogTopic = "millrace-bench-backlog"
+)
+
+func (c *consume) measure(ctx context.Context) (code int, err error) {
+	confinement := c.confinement()
+	target, err := c.target("broker", "", confinement)
+	if err != nil {
+		return exitFailed, err
+	}
+	if err := target.Start(ctx); err != nil {
+		return exitFailed, err
+	}
+	defer func() { err = errors.Join(err, target.Stop()) }()
+	info := target.Info()
+	if info.DataDir == "" && !c.hot {
+		return exitFailed, errors.New("the broker's log directory is not known, so its files cannot be made cold: --data-dir, or --hot")
+	}
+	restore, err := c.confineAll(confinement, info.PID)
+	if err != nil {
+		return exitFailed, err
+	}
+	defer restore()
+	for topic, w := range map[string]Workload{
+		backlogTopic: {Partitions: 1, Replication: -1, TopicConfig: map[string]string{}},
+		tailTopic:    {Partitions: c.parts, Replication: -1, TopicConfig: c.configs},
+	} {
+		if err := target.Create(ctx, topic, w); err != nil {
+			return exitFailed, err
+		}
+		defer func() {
+			if !c.serve {
+				err = errors.Join(err, target.Remove(context.WithoutCancel(ctx), topic))
+			}
+		}()
+	}
+	fmt.Fprintf(c.stderr, "writing %.1f GiB to catch up\n", c.backlog)
+	end, err := fillBacklog(ctx, info.Address, backlogTopic, int64(c.backlog*(1<<30)))
+	if err != nil {
+		return exitFailed, err
+	}
+	load, err := startTail(info.Address, tailTopic, c.rate, c.size, c.parts)
+	if err != nil {
+		return exitFailed, err
+	}
+	defer load.stop()
+	results, err := c.phases(ctx, load, info, end)
+	if len(results) > 0 {
+		c.print(results)
+		if c.out != "" {
+			err = errors.Join(err, c.write(results, info))
+		}
+	}
+	if err != nil {
+		return exitFailed, err
+	}
+	return exitOK, nil
+}
+
+// confineAll keeps this process, and those that it starts, to the generator's CPUs, and a
+// broker that runs already to its own.
+func (c *consume) confineAll(to Confinement, broker int) (func(), error) {
+	if len(to.Generator) == 0 {
+		return func() {}, nil
+	}
+	before := allowedCPUs(0)
+	if err := confine(os.Getpid(), to.Generator); err != nil {
+		return nil, err
+	}
+	back := func() { _ = confine(os.Getpid(), before) } // we end soon
+	if c.serve || broker == 0 {
+		return back, nil
+	}
+	theirs := allowedCPUs(broker)
+	if err := confine(broker, to.Broker); err != nil {
+		back()
+		return nil, err
+	}
+	return func() { back(); _ = confine(broker, theirs) }, nil
+}
+
+// phases takes turns: without catch-up readers, and with them.
+func (c *consume) phases(ctx context.Context, load *tailLoad, info TargetInfo, end int64) ([]consumeResult, error) {
+	var all []consumeResult
+	for run := range c.runs {
+		for _, readers := range []int{0, c.readers} {
+			r, err := c.phase(ctx, load, info, end, readers)
+			if err != nil {
+				return all, err
+			}
+			all = append(all, r)
+			fmt.Fprintf(c.stderr, "run %d, %s\n", run+1, r.line())
+		}
+	}
+	return all, nil
+}
+
+func (c *consume) phase(ctx context.Context, load *tailLoad, info TargetInfo, end int64, readers int) (r consumeResult, err error) {
+	r.Readers = readers
+	m := newMeter(info)
+	binary, err := os.Executable()
+	if err != nil {
+		return r, err
+	}
+	var total, steal uint64
+	for r.Seconds < c.duration.Seconds() {
+		if readers > 0 && !c.hot {
+			if _, err := evict(info.DataDir, backlogTopic); err != nil {
+				return r, err
+			}
+		}
+		select { // what evicting and the last pass left is over
+		case <-ctx.Done():
+			return r, ctx.Err()
+		case <-time.After(500 * time.Millisecond):
+		}
+		from, err := m.read()
+		if err != nil {
+			return r, err
+		}
+		began := time.Now()
+		load.begin()
+		if readers == 0 {
+			select {
+			case <-ctx.Done():
+				return r, ctx.Err()
+			case <-time.After(c.duration):
+			}
+		} else if err := c.readAll(ctx, binary, info.Address, end, readers, &r); err != nil {
+			return r, err
+		}
+		r.Seconds += time.Since(began).Seconds()
+		to, err := m.read()
+		if err != nil {
+			return r, err
+		}
+		total, steal = total+to.cpu.total-from.cpu.total, steal+to.cpu.steal-from.cpu.steal
+		if err := load.end(ctx); err != nil {
+			return r, err
+		}
+	}
+	if total > 0 {
+		r.Steal = 100 * float64(steal) / float64(total)
+	}
+	r.Disturbed = r.Steal > StealMax
+	counts, lag := load.take()
+	if r.Latency, err = summarize(counts, 1, true); err != nil {
+		return r, err
+	}
+	r.Lag, err = summarize(lag, 1, false)
+	return r, err
+}
+
+// readAll has every reader read the backlog once.
+func (c *consume) readAll(ctx context.Context, binary, address string, end int64, readers int, r *consumeResult) error {
+	type outcome struct {
+		bytes int64
+		err   error
+	}
+	outcomes := make(chan outcome)
+	for range readers {
+		go func() {
+			n, err := catchUp(ctx, binary, address, backlogTopic, end)
+			outcomes <- outcome{n, err}
+		}()
+	}
+	var failed error
+	for range readers {
+		o := <-outcomes
+		r.Bytes += o.bytes
+		failed = errors.Join(failed, o.err)
+	}
+	r.Passes++
+	return failed
+}
+
+func (r *consumeResult) line() string {
+	s := fmt.Sprintf("%d catch-up readers: p50 %s, p99 %s, max %s, %d records in %.1f s, steal %.1f %%, send lag p99 %s",
+		r.Readers, micros(r.Latency.P50), micros(r.Latency.P99), micros(&r.Latency.Max), r.Latency.Count, r.Seconds, r.Steal, micros(r.Lag.P99))
+	if r.Readers > 0 {
+		s += fmt.Sprintf("; caught up %.1f GiB at %.0f MB/s", float64(r.Bytes)/(1<<30), float64(r.Bytes)/1e6/r.Seconds)
+	}
+	return s
+}
+
+// print shows the phases, medians and ratios.
+func (c *consume) print(all []consumeResult) {
+	p := func(format string, args ...any) { fmt.Fprintf(c.stdout, format+"\n", args...) }
+	how := "cold"
+	if c.hot {
+		how = "in the page cache"
+	}
+	p("%d records/s of %d bytes to %d partitions, consumed at their end; %d catch-up readers of %.1f GiB, %s", c.rate, c.size, c.parts, c.readers, c.backlog, how)
+	p("")
+	p("| run | p50 alone | p50 beside | p99 alone | p99 beside | p99 ratio | catch-up MB/s | steal %% alone, beside |")
+	p("|--:|--:|--:|--:|--:|--:|--:|--:|")
+	var cols [6][]float64
+	for i := 0; i+1 < len(all); i += 2 {
+		a, b := &all[i], &all[i+1]
+		speed, ratio := float64(b.Bytes)/1e6/b.Seconds, (*float64)(nil)
+		if a.Latency.P99 != nil && b.Latency.P99 != nil {
+			x := *b.Latency.P99 / *a.Latency.P99
+			ratio = &x
+		}
+		p("| %d | %s | %s | %s | %s | %s | %.0f | %.1f, %.1f |", i/2+1, micros(a.Latency.P50), micros(b.Latency.P50), micros(a.Latency.P99), micros(b.Latency.P99), number(ratio), speed, a.Steal, b.Steal)
+		for j, v := range []*float64{a.Latency.P50, b.Latency.P50, a.Latency.P99, b.Latency.P99, ratio, &speed} {
+			if v != nil {
+				cols[j] = append(cols[j], *v)
+			}
+		}
+	}
+	runs := len(all) / 2
+	med := func(j int) *float64 {
+		if len(cols[j]) < runs || runs == 0 {
+			return nil
+		}
+		slices.Sort(cols[j])
+		return &cols[j][len(cols[j])/2]
+	}
+	p("| median | %s | %s | %s | %s | %s | %s | |", micros(med(0)), micros(med(1)), micros(med(2)), micros(med(3)), number(med(4)), number(med(5)))
+	if a, b := med(2), med(3); a != nil && b != nil {
+		p("")
+		p("p99 beside / p99 alone, of the medians: %.2f", *b / *a)
+	}
+}
+
+func (c *consume) write(all []consumeResult, info TargetInfo) error {
+	b, err := json.MarshalIndent(struct {
+		Command string          `json:"command"`
+		Machine Machine         `json:"machine"`
+		Target  TargetInfo      `json:"target"`
+		Phases  []consumeResult `json:"phases"`
+	}{commandLine(c.args), ReadMachine(info.DataDir), info, all}, "", "  ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(c.out, append(b, '\n'), 0o644)
+}
