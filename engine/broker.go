@@ -214,8 +214,7 @@ func (b *Broker) Setup(core int, io ring.IO) error {
 	}
 	c.Logs = log.NewCore(io, log.CoreConfig{
 		TailBytes: int(set.Int("tail.bytes")), Inline: set.Bool("append.inline"), Journal: c.Journal, Space: b.space,
-		Readahead: set.Int("fetch.readahead.bytes"), DropBehind: set.Bool("fetch.drop.behind"),
-		Cleaner: cleaner(set, len(b.cores)),
+		Readahead: set.Int("fetch.readahead.bytes"), DropBehind: set.Bool("fetch.drop.behind"), Cleaner: cleaner(set, len(b.cores)),
 	})
 	c.SetupGroups()
 	l.AddSource(c.Logs)

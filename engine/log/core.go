@@ -47,11 +47,11 @@ type Core struct {
 	returned bool // under pressure, and a read gave memory back: Expire tells
 	relief   []Relief
 
-	cleaner    cleaner
 	readahead  int64
 	dropBehind bool
 	aheads     *aheadOp // free
 	lookups    *lookup  // free
+	cleaner    cleaner
 
 	due          deadlines
 	decompressor *record.Decompressor

@@ -125,10 +125,10 @@ func TestPages(t *testing.T) {
 		`millrace_partition_log_end_offset{topic="t",partition="0"} 3`,
 		`millrace_partition_high_watermark{topic="t",partition="0"} 3`,
 		`millrace_partition_failed{topic="t",partition="0"} 0`,
-		`millrace_partition_uncleanable{topic="t",partition="0"} 0`, `millrace_cleanings_failed_total{core="0"} 0`,
 		`millrace_fetch_path_bytes_total{path="memory"} 0`,
 		`millrace_fetch_path_bytes_total{path="splice"} 0`,
 		`millrace_fetch_cold_total{core="1"} 0`,
+		`millrace_partition_uncleanable{topic="t",partition="0"} 0`, `millrace_cleanings_failed_total{core="0"} 0`,
 	} {
 		if !strings.Contains(text, line+"\n") {
 			t.Errorf("no line %q", line)
