@@ -210,7 +210,7 @@ func TestMainCompare(t *testing.T) {
 		{"-h", exitOK, "usage"},
 	} {
 		var out bytes.Buffer
-		if code := Main(append([]string{"compare"}, strings.Fields(c.args)...), &out, &out); code != c.code || !strings.Contains(out.String(), c.say) {
+		if code := Main(append([]string{"compare"}, strings.Fields(c.args)...), nil, &out, &out); code != c.code || !strings.Contains(out.String(), c.say) {
 			t.Errorf("compare %s: exit code %d, want %d, and %q in:\n%s", c.args, code, c.code, c.say, &out)
 		}
 	}

@@ -35,6 +35,9 @@ const usage = `usage: millrace bench produce|consume|powerloss|disk|trace|report
             alone and beside a consumer that catches up on some GiB that are not in memory
   powerloss cut the power of a broker under load, at random points, on a file system that
             forgets what was not synced; restart it; count what was acknowledged and is gone
+  powerloss --ground sim
+            the same in the simulator: every point of a short history, and points of
+            thousands of longer ones
   disk      measure what a durable write costs on the disk under a directory, and say
             whether a flush reaches it
   trace     show where the produce requests of a running broker spend their time, stage by
@@ -47,12 +50,12 @@ Run one of them with -h for its flags.
 `
 
 // Main is "millrace bench" with the arguments that follow it. It returns the
-// process's exit code.
-func Main(args []string, stdout, stderr io.Writer) int {
+// process's exit code. simulate makes what powerloss --ground sim runs on.
+func Main(args []string, simulate Simulator, stdout, stderr io.Writer) int {
 	if len(args) > 0 {
 		switch args[0] {
 		case "powerloss":
-			return mainPowerLoss(args, stdout, stderr)
+			return mainPowerLoss(args, simulate, stdout, stderr)
 		case "report":
 			return mainReport(args[1:], stdout, stderr)
 		case "compare":

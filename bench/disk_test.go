@@ -146,7 +146,7 @@ func names(t *testing.T, dir string) string {
 func TestDiskMeasuresATemporaryDirectory(t *testing.T) {
 	dir := t.TempDir()
 	var out, errOut bytes.Buffer
-	if code := Main([]string{"disk", "--dir", dir, "--seconds", "1"}, &out, &errOut); code != exitOK {
+	if code := Main([]string{"disk", "--dir", dir, "--seconds", "1"}, nil, &out, &errOut); code != exitOK {
 		t.Fatalf("exit %d\n%s", code, errOut.String())
 	}
 	if got := names(t, dir); got != "disk.json" {
@@ -205,7 +205,7 @@ func TestParseDiskCommandRefuses(t *testing.T) {
 		}
 	}
 	var errOut bytes.Buffer
-	if code := Main([]string{"disk", "--dir", filepath.Join(t.TempDir(), "none"), "--seconds", "1"}, io.Discard, &errOut); code != exitFailed {
+	if code := Main([]string{"disk", "--dir", filepath.Join(t.TempDir(), "none"), "--seconds", "1"}, nil, io.Discard, &errOut); code != exitFailed {
 		t.Errorf("a directory that is not there: exit %d, %s", code, errOut.String())
 	}
 }

@@ -25,6 +25,7 @@
 //
 // [File] is what a comparison leaves; "bench report" draws it, [Changes] says what became of it since another.
 //
-// [PowerLoss] asks another question, of a broker on a disk that forgets (package
-// forgetfs): what is gone when the power goes.
+// [PowerGround] asks another question: what is gone when the power goes. [PowerLoss] asks it of
+// a real broker on a disk that forgets (package forgetfs), package simpower of one in the
+// simulator. [PowerLedger] is what both write their findings in.
 package bench

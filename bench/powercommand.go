@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -20,17 +21,32 @@ import (
 // powerCommand is one parsed command line of "millrace bench powerloss".
 type powerCommand struct {
 	PowerLoss
-	policies []string
-	managed  []peer.Spec // further rows
-	out      string
+	simulation PowerSimulation
+	simulated  bool
+	policies   []string
+	managed    []peer.Spec // further rows
+	out        string
 }
+
+// How many cuts are made where nobody says.
+const (
+	cutsDefault    = 10
+	cutsDefaultSim = 1000
+)
+
+// onlyFUSE and onlySim are the flags that the other ground does not know.
+var (
+	onlyFUSE = []string{"seconds", "rate", "dir", "ordered-names", "sync-time", "command", "peer"}
+	onlySim  = []string{"points", "faults"}
+)
 
 func parsePowerLoss(args []string, stderr io.Writer) (*powerCommand, error) {
 	p := &powerCommand{}
 	f := flag.NewFlagSet("millrace bench powerloss", flag.ContinueOnError)
 	f.SetOutput(stderr)
+	ground := f.String("ground", "fuse", "`fuse`: a real broker on a file system that forgets; sim: the broker in the simulator, without a disk, a clock or a network of this machine")
 	names := f.String("policies", "write,file,journal,interval,os", "flush `policies` to cut, one after the other")
-	f.IntVar(&p.Cuts, "cuts", 10, "cuts under load, for each policy")
+	f.IntVar(&p.Cuts, "cuts", 0, "cuts under load, for each policy (default: 10, and 1000 with --ground sim)")
 	seconds := f.Float64("seconds", 2, "most `seconds` of load before a cut; the least is a quarter of it")
 	f.Float64Var(&p.Recovering, "recovering", 0.25, "`chance` that the start after a cut is cut as well")
 	f.IntVar(&p.Partitions, "partitions", 8, "partitions of the topic")
@@ -44,12 +60,24 @@ func parsePowerLoss(args []string, stderr io.Writer) (*powerCommand, error) {
 	f.StringVar(&p.Command, "command", "", "start another broker, by this `shell command`; {dir}, {address} and {port} in it are replaced; --policies then only names the row")
 	var managed list
 	f.Var(&managed, "peer", "a peer that is installed and started here as a row: `[NAME=]kafka[+topic.setting=value]`; repeatable; without --policies there are no other rows")
+	points := f.String("points", "both", "--ground sim: every, each point of a short history with each outcome; `sampled`, --cuts points of longer ones; or both")
+	f.StringVar(&p.simulation.Faults, "faults", "", "--ground sim: break the broker's ring by `rules` (package ring/fault), to see that the ledger finds it")
 	f.StringVar(&p.out, "out", "", "write the ledger with every cut to `FILE.json`")
 	if err := f.Parse(args); err != nil {
 		return nil, err
 	}
 	p.Life = time.Duration(*seconds * float64(time.Second))
 	p.policies = strings.Split(*names, ",")
+	p.simulated = *ground == "sim"
+	if p.Cuts == 0 {
+		p.Cuts = cutsDefault
+		if p.simulated {
+			p.Cuts = cutsDefaultSim
+		}
+	}
+	if err := p.checkGround(f, *ground, *points); err != nil {
+		return nil, err
+	}
 	switch {
 	case f.NArg() > 0:
 		return nil, fmt.Errorf("unexpected argument %q", f.Arg(0))
@@ -83,7 +111,47 @@ func parsePowerLoss(args []string, stderr io.Writer) (*powerCommand, error) {
 	return p, nil
 }
 
-func mainPowerLoss(args []string, stdout, stderr io.Writer) int {
+// checkGround says which flags the ground does not know.
+func (p *powerCommand) checkGround(f *flag.FlagSet, ground, points string) error {
+	if ground != "fuse" && ground != "sim" {
+		return fmt.Errorf("--ground %q is neither fuse nor sim", ground)
+	}
+	if points != "every" && points != "sampled" && points != "both" {
+		return fmt.Errorf("--points %q is not every, sampled or both", points)
+	}
+	others := onlySim
+	if p.simulated {
+		others = onlyFUSE
+	}
+	var err error
+	f.Visit(func(set *flag.Flag) {
+		if slices.Contains(others, set.Name) {
+			err = fmt.Errorf("--%s is not for --ground %s", set.Name, ground)
+		}
+	})
+	s := &p.simulation
+	s.EveryPoint, s.Cuts = points != "sampled", p.Cuts
+	if points == "every" {
+		s.Cuts = 0
+	}
+	return err
+}
+
+// grounds are what each policy is run on.
+func (p *powerCommand) grounds(simulate Simulator) ([]PowerGround, error) {
+	if p.simulated {
+		s := p.simulation
+		s.Recovering, s.Partitions, s.Producers, s.Seed, s.Overrides, s.Say = p.Recovering, p.Partitions, p.Producers, p.Seed, p.Overrides, p.Say
+		return simulate(s)
+	}
+	var err error
+	if p.Binary, err = os.Executable(); err == nil {
+		err = forgetfs.Available()
+	}
+	return []PowerGround{p.PowerLoss}, err
+}
+
+func mainPowerLoss(args []string, simulate Simulator, stdout, stderr io.Writer) int {
 	p, err := parsePowerLoss(args[1:], stderr)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
@@ -97,17 +165,15 @@ func mainPowerLoss(args []string, stdout, stderr io.Writer) int {
 	if p.Seed == 0 {
 		p.Seed = rand.Uint64()
 	}
-	if p.Binary, err = os.Executable(); err == nil {
-		err = forgetfs.Available()
-	}
+	p.Say = func(format string, args ...any) { fmt.Fprintf(stderr, format+"\n", args...) }
+	grounds, err := p.grounds(simulate)
 	if err != nil {
 		fmt.Fprintln(stderr, "millrace bench powerloss:", err)
 		return exitFailed
 	}
-	p.Say = func(format string, args ...any) { fmt.Fprintf(stderr, format+"\n", args...) }
 	p.Say("seed %d", p.Seed)
 	file := PowerFile{Command: commandLine(args), Seed: p.Seed, Machine: machineUnder(p.Parent)}
-	if err := p.rows(ctx, &file); err != nil {
+	if err := p.rows(ctx, grounds, &file); err != nil {
 		fmt.Fprintln(stderr, "millrace bench powerloss:", err)
 		return exitFailed
 	}
@@ -128,15 +194,17 @@ func mainPowerLoss(args []string, stdout, stderr io.Writer) int {
 }
 
 // rows makes the policies' rows, then the peers'. The error is for what keeps a peer from being installed; all else is in the rows.
-func (p *powerCommand) rows(ctx context.Context, file *PowerFile) error {
+func (p *powerCommand) rows(ctx context.Context, grounds []PowerGround, file *PowerFile) error {
 	for _, spec := range p.managed {
 		if err := spec.Kind.New(peer.Options{Say: p.Say}).Install(ctx); err != nil {
 			return err
 		}
 	}
 	for _, policy := range p.policies {
-		if ctx.Err() == nil {
-			file.Rows = append(file.Rows, p.Run(ctx, policy))
+		for _, g := range grounds {
+			if ctx.Err() == nil {
+				file.Rows = append(file.Rows, g.Run(ctx, policy))
+			}
 		}
 	}
 	for _, spec := range p.managed {

@@ -2,15 +2,17 @@ package bench
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"sync"
 	"time"
 )
 
-// powerLedger is what was acknowledged, and when, over all lives of a broker: a time
+// PowerLedger is what was acknowledged, and when, over all lives of a broker: a time
 // per record, per producer and partition. Safe for any goroutine.
-type powerLedger struct {
+type PowerLedger struct {
 	run                   uint32
 	producers, partitions int
+	now                   func() time.Time
 
 	mu    sync.Mutex
 	start time.Time
@@ -22,26 +24,40 @@ type powerLedger struct {
 // gone marks a record that an earlier comparison has counted as lost.
 const gone = -1
 
-func newPowerLedger(run uint32, producers, partitions int) *powerLedger {
-	return &powerLedger{
-		run: run, producers: producers, partitions: partitions, start: time.Now(),
+// NewPowerLedger makes an empty ledger for the run with this number. now is its clock:
+// time.Now, or a simulated one.
+func NewPowerLedger(run uint32, producers, partitions int, now func() time.Time) *PowerLedger {
+	return &PowerLedger{
+		run: run, producers: producers, partitions: partitions, now: now, start: now(),
 		acked: make([][]int64, producers*partitions), known: map[string]bool{},
 	}
 }
 
-func (l *powerLedger) ack(h header) {
+// PowerValueMin is the least size of a record's value, bytes: it says which record it is.
+const PowerValueMin = headerBytes
+
+// Fill makes value the record with this sequence, from 0 for each producer and partition.
+// Its body comes from random.
+func (l *PowerLedger) Fill(value []byte, producer, partition int, sequence uint64, random *rand.Rand) {
+	fill(value, 1, random)
+	header{run: l.run, producer: uint32(producer), partition: uint32(partition), sequence: sequence}.put(value)
+}
+
+// Ack notes that the record with this value was acknowledged, now.
+func (l *PowerLedger) Ack(value []byte) {
+	h := peek(value)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	row := &l.acked[int(h.producer)*l.partitions+int(h.partition)]
 	for uint64(len(*row)) <= h.sequence {
 		*row = append(*row, 0)
 	}
-	(*row)[h.sequence] = max(1, int64(time.Since(l.start)))
+	(*row)[h.sequence] = max(1, int64(l.now().Sub(l.start)))
 	l.acks++
 }
 
-// acknowledged counts.
-func (l *powerLedger) acknowledged() int64 {
+// Acknowledged is how many records ever were.
+func (l *PowerLedger) Acknowledged() int64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.acks
@@ -60,8 +76,8 @@ type Findings struct {
 	Examples       []string `json:"examples,omitempty"`
 }
 
-// whole reports whether nothing is wrong.
-func (f Findings) whole() bool {
+// Whole reports whether nothing is wrong.
+func (f Findings) Whole() bool {
 	return f.Lost+f.Duplicated+f.Reordered+f.Corrupt+f.Holes == 0
 }
 
@@ -71,7 +87,8 @@ func (f *Findings) example(format string, args ...any) {
 	}
 }
 
-func (f *Findings) add(o Findings) {
+// Add counts what a later reading back has found to it.
+func (f *Findings) Add(o Findings) {
 	f.Read = o.Read // of the last
 	f.Unacknowledged = o.Unacknowledged
 	f.Lost += o.Lost
@@ -84,22 +101,26 @@ func (f *Findings) add(o Findings) {
 	f.Examples = f.Examples[:min(len(f.Examples), examplesMax)]
 }
 
-// comparison is one reading back.
-type comparison struct {
-	ledger *powerLedger
+// PowerComparison is one reading back.
+type PowerComparison struct {
+	// Missing, where set, is told of each record that is lost, and how old its acknowledgement was at the cut.
+	Missing func(producer, partition int, sequence uint64, age time.Duration)
+
+	ledger *PowerLedger
 	seen   []bitset
 	last   []uint64
 	counts []int64 // records read of each partition
 	found  Findings
 }
 
-func (l *powerLedger) compare() *comparison {
+// Compare begins a reading back.
+func (l *PowerLedger) Compare() *PowerComparison {
 	rows := len(l.acked)
-	return &comparison{ledger: l, seen: make([]bitset, rows), last: make([]uint64, rows), counts: make([]int64, l.partitions)}
+	return &PowerComparison{ledger: l, seen: make([]bitset, rows), last: make([]uint64, rows), counts: make([]int64, l.partitions)}
 }
 
 // once reports whether this was not found before.
-func (c *comparison) once(format string, args ...any) bool {
+func (c *PowerComparison) once(format string, args ...any) bool {
 	key := fmt.Sprintf(format, args...)
 	if c.ledger.known[key] {
 		return false
@@ -109,8 +130,8 @@ func (c *comparison) once(format string, args ...any) bool {
 	return true
 }
 
-// visit takes the next record of a partition, in the order of its offsets.
-func (c *comparison) visit(partition int32, value []byte) {
+// Visit takes the next record of a partition, in the order of its offsets.
+func (c *PowerComparison) Visit(partition int32, value []byte) {
 	c.found.Read++
 	c.counts[partition]++
 	h, err := parse(value)
@@ -135,8 +156,8 @@ func (c *comparison) visit(partition int32, value []byte) {
 	c.last[row] = max(c.last[row], h.sequence+1)
 }
 
-// finish counts what is missing. ends are the partitions' end offsets, cut is when the power went.
-func (c *comparison) finish(ends map[int32]int64, cut time.Time) Findings {
+// Finish counts what is missing. ends are the partitions' end offsets, cut is when the power went.
+func (c *PowerComparison) Finish(ends map[int32]int64, cut time.Time) Findings {
 	l := c.ledger
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -154,6 +175,9 @@ func (c *comparison) finish(ends map[int32]int64, cut time.Time) Findings {
 				c.found.Lost++
 				c.found.example("partition %d: producer %d sequence %d was acknowledged %.1f ms before the cut and is not there",
 					row%l.partitions, row/l.partitions, sequence, float64(at-acked[sequence])/1e6)
+				if c.Missing != nil {
+					c.Missing(row/l.partitions, row%l.partitions, sequence, time.Duration(at-acked[sequence]))
+				}
 				if oldest == 0 || acked[sequence] < oldest {
 					oldest = acked[sequence]
 				}

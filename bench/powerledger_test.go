@@ -8,21 +8,21 @@ import (
 	"time"
 )
 
-// powerValue is a record of a powerLedger with run 7.
+// powerValue is a record of a PowerLedger with run 7.
 func powerValue(producer, partition uint32, sequence uint64) []byte {
 	value := make([]byte, 64)
 	header{run: 7, producer: producer, partition: partition, sequence: sequence}.put(value)
 	return value
 }
 
-func ackAll(l *powerLedger, values ...[]byte) {
+func ackAll(l *PowerLedger, values ...[]byte) {
 	for _, v := range values {
-		l.ack(peek(v))
+		l.Ack(v)
 	}
 }
 
 func TestPowerLedgerFindsEverything(t *testing.T) {
-	l := newPowerLedger(7, 2, 2)
+	l := NewPowerLedger(7, 2, 2, time.Now)
 	for sequence := range uint64(5) {
 		ackAll(l, powerValue(0, 0, sequence), powerValue(1, 1, sequence))
 	}
@@ -30,27 +30,27 @@ func TestPowerLedgerFindsEverything(t *testing.T) {
 	l.acked[0][4] = int64(150 * time.Millisecond)
 	cut := l.start.Add(400 * time.Millisecond)
 	read := func() Findings {
-		c := l.compare()
+		c := l.Compare()
 		for _, sequence := range []uint64{0, 1, 2, 1} {
-			c.visit(0, powerValue(0, 0, sequence))
+			c.Visit(0, powerValue(0, 0, sequence))
 		}
 		for _, sequence := range []uint64{0, 2, 1, 3, 4, 5} { // 5 was never acknowledged
-			c.visit(1, powerValue(1, 1, sequence))
+			c.Visit(1, powerValue(1, 1, sequence))
 		}
-		c.visit(1, make([]byte, 64))
-		return c.finish(map[int32]int64{0: 6, 1: 7}, cut)
+		c.Visit(1, make([]byte, 64))
+		return c.Finish(map[int32]int64{0: 6, 1: 7}, cut)
 	}
 	found := read()
 	if found.Lost != 2 || found.Duplicated != 1 || found.Reordered != 1 || found.Corrupt != 1 || found.Holes != 2 ||
-		found.Unacknowledged != 1 || found.Read != 11 || found.LossWindow != 300 || found.whole() {
+		found.Unacknowledged != 1 || found.Read != 11 || found.LossWindow != 300 || found.Whole() {
 		t.Errorf("%+v", found)
 	}
 	// What has been counted is not counted again; what is new is.
-	if found = read(); !found.whole() || found.LossWindow != 0 {
+	if found = read(); !found.Whole() || found.LossWindow != 0 {
 		t.Errorf("a second time: %+v", found)
 	}
-	c := l.compare()
-	if found = c.finish(nil, cut); found.Lost != 3+5 {
+	c := l.Compare()
+	if found = c.Finish(nil, cut); found.Lost != 3+5 {
 		t.Errorf("all gone: %+v", found)
 	}
 }
@@ -66,6 +66,9 @@ func TestPowerRowKeepsItsPromise(t *testing.T) {
 		{PowerRow{Findings: lost}, true},
 		{PowerRow{Error: "x"}, false},
 		{PowerRow{DamagedLogs: 1}, false},
+		{PowerRow{BeyondBound: 1}, false},
+		{PowerRow{Forgotten: 1}, true},
+		{PowerRow{Forgotten: 1, Promises: true}, false},
 	} {
 		if c.row.OK() != c.ok {
 			t.Errorf("%+v: OK %v", c.row, c.row.OK())
@@ -102,7 +105,11 @@ func TestParsePowerLoss(t *testing.T) {
 			t.Errorf("%q: %+v %v", args, p, err)
 		}
 	}
-	for _, bad := range []string{"--policies fast", "--cuts 0", "--seconds 0", "--recovering 1", "--peer rabbit", "stray", "--nothing"} {
+	p, err = parsePowerLoss(strings.Fields("--ground sim --points every --faults x"), io.Discard)
+	if err != nil || !p.simulated || !p.simulation.EveryPoint || p.simulation.Cuts != 0 || p.Cuts != cutsDefaultSim || p.simulation.Faults != "x" {
+		t.Errorf("%+v, %v", p, err)
+	}
+	for _, bad := range []string{"--ground moon", "--points every", "--faults x", "--ground sim --rate 9", "--ground sim --points few", "--ground sim --peer kafka", "--ground sim --command x", "--policies fast", "--cuts -1", "--seconds 0", "--recovering 1", "--peer rabbit", "stray", "--nothing"} {
 		if _, err := parsePowerLoss(strings.Fields(bad), io.Discard); err == nil {
 			t.Errorf("%q was taken", bad)
 		}

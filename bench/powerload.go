@@ -18,7 +18,7 @@ const (
 // user's would: what it has not heard of it sends again, with the same sequence numbers.
 type powerProducer struct {
 	id     uint32
-	ledger *powerLedger
+	ledger *PowerLedger
 	random *rand.Rand
 	next   []uint64 // per partition; owned by the goroutine that sends
 	tokens chan struct{}
@@ -39,7 +39,7 @@ func (p *powerProducer) connect(t Target, topic string, w Workload) (err error) 
 
 func (p *powerProducer) done(value []byte, err error) {
 	if err == nil {
-		p.ledger.ack(peek(value))
+		p.ledger.Ack(value)
 	} else {
 		p.mu.Lock()
 		p.failed++
@@ -66,8 +66,7 @@ func (p *powerProducer) load(ctx context.Context, rate int64) {
 			values[i] = make([]byte, headerBytes+p.random.IntN(powerValueMax-headerBytes))
 		}
 		for i, value := range values {
-			fill(value, 1, p.random)
-			header{run: p.ledger.run, producer: p.id, partition: uint32(partition), sequence: p.next[partition] + uint64(i)}.put(value)
+			p.ledger.Fill(value, int(p.id), partition, p.next[partition]+uint64(i), p.random)
 		}
 		p.next[partition] += uint64(len(values))
 		p.client.Send(int32(partition), values)

@@ -39,17 +39,20 @@ type PowerLoss struct {
 type PowerRow struct {
 	Policy       string         `json:"policy"`                    // of our broker, or what another one's row is called
 	Foreign      bool           `json:"foreign,omitempty"`         // another broker: what it cuts off at recovery is not known
+	Points       string         `json:"points,omitempty"`          // of a simulation: which points were cut
 	Promises     bool           `json:"flushedBeforeAcknowledged"` // by its settings
 	Cuts         int            `json:"cuts"`
 	InRecovery   int            `json:"cutsInRecovery"` // further ones, during a start
 	Acknowledged int64          `json:"acknowledged"`
 	Survived     int64          `json:"survived"`
-	Failed       int64          `json:"failed"`      // records that the clients gave up
-	TornBytes    int64          `json:"tornBytes"`   // cut off segments at recovery, as the broker reports it
-	TornFrames   int            `json:"tornFrames"`  // of the journal, left out at recovery
-	DamagedLogs  int64          `json:"damagedLogs"` // that came up fenced
+	Failed       int64          `json:"failed"`                       // records that the clients gave up
+	Forgotten    int64          `json:"producersForgotten,omitempty"` // of a simulation: how often a log did not know where an idempotent producer was
+	TornBytes    int64          `json:"tornBytes"`                    // cut off segments at recovery, as the broker reports it
+	TornFrames   int            `json:"tornFrames"`                   // of the journal, left out at recovery
+	DamagedLogs  int64          `json:"damagedLogs"`                  // that came up fenced
 	Findings     Findings       `json:"findings"`
-	Disk         forgetfs.Stats `json:"disk"`
+	BeyondBound  int64          `json:"lostBeyondBound,omitempty"` // of a simulation, under interval: lost, and the bound does not allow it
+	Disk         forgetfs.Stats `json:"disk,omitzero"`
 	DiskLost     int64          `json:"diskLostBytes"` // unsynced bytes that the cuts took
 	EachCut      []PowerCut     `json:"eachCut"`
 	Error        string         `json:"error,omitempty"` // what ended the row early
@@ -57,16 +60,19 @@ type PowerRow struct {
 
 // PowerCut is what one cut did.
 type PowerCut struct {
-	Seed     uint64          `json:"seed"`
+	Seed     uint64          `json:"seed"`                // of what the disk lost; in a simulation, of its history
+	Cut      int             `json:"cutOfSeed,omitempty"` // in a simulation: the how many-eth cut of that history, from 1
+	Point    int             `json:"diskEvent,omitempty"` // in a simulation: before which event of the disk, since the load began
+	Outcome  string          `json:"outcome,omitempty"`   // in a simulation: what became of what was not synced
 	After    float64         `json:"loadSeconds"`
-	Disk     []forgetfs.Loss `json:"disk"`         // several when starts were cut
-	Ready    float64         `json:"readySeconds"` // of the start that was not cut
+	Disk     []forgetfs.Loss `json:"disk,omitempty"` // several when starts were cut
+	Ready    float64         `json:"readySeconds"`   // of the start that was not cut
 	Findings Findings        `json:"findings"`
 }
 
 // OK reports whether the row keeps its promise.
 func (r *PowerRow) OK() bool {
-	return r.Error == "" && r.DamagedLogs == 0 && (!r.Promises || r.Findings.whole())
+	return r.Error == "" && r.DamagedLogs == 0 && r.BeyondBound == 0 && (!r.Promises || r.Findings.Whole() && r.Forgotten == 0)
 }
 
 // powerTarget is a broker on a directory that stays, which can be killed and started again.
@@ -86,13 +92,13 @@ type powerRun struct {
 	dir       string
 	target    powerTarget
 	output    recoveryOutput
-	ledger    *powerLedger
+	ledger    *PowerLedger
 	producers []*powerProducer
 	workload  Workload
 	topic     string
 }
 
-// Run makes one row: a broker with this flush policy on an empty disk, and all its cuts.
+// Run makes one row. See PowerGround.
 func (p PowerLoss) Run(ctx context.Context, policy string) *PowerRow {
 	r := &powerRun{
 		PowerLoss: p, row: &PowerRow{Policy: policy, Foreign: p.Peer != nil || p.Command != ""}, topic: "power",
@@ -108,7 +114,7 @@ func (p PowerLoss) Run(ctx context.Context, policy string) *PowerRow {
 		r.row.Error = err.Error()
 	}
 	if r.ledger != nil {
-		r.row.Acknowledged = r.ledger.acknowledged()
+		r.row.Acknowledged = r.ledger.Acknowledged()
 		r.row.Survived = r.row.Acknowledged - r.row.Findings.Lost
 	}
 	r.row.Disk = r.disk.Stats()
@@ -134,7 +140,7 @@ func (r *powerRun) all(ctx context.Context) (err error) {
 		return err
 	}
 	r.row.Promises = classOf(settings) == Flushed
-	r.ledger = newPowerLedger(r.random.Uint32(), r.Producers, r.Partitions)
+	r.ledger = NewPowerLedger(r.random.Uint32(), r.Producers, r.Partitions, time.Now)
 	for id := range r.Producers {
 		r.producers = append(r.producers, &powerProducer{
 			id: uint32(id), ledger: r.ledger, next: make([]uint64, r.Partitions), tokens: make(chan struct{}, powerInFlight),
@@ -223,7 +229,7 @@ func (r *powerRun) cut(ctx context.Context) error {
 	}
 	if err := r.powerUp(ctx, &c); err != nil {
 		if ctx.Err() == nil { // nobody can read anything
-			r.row.Findings.add(r.ledger.compare().finish(nil, at))
+			r.row.Findings.Add(r.ledger.Compare().Finish(nil, at))
 		}
 		return err
 	}
@@ -231,7 +237,7 @@ func (r *powerRun) cut(ctx context.Context) error {
 		r.row.Failed += p.settle(ctx)
 	}
 	err := r.readBack(ctx, at, &c)
-	r.row.Findings.add(c.Findings)
+	r.row.Findings.Add(c.Findings)
 	r.row.EachCut = append(r.row.EachCut, c)
 	if r.Say != nil {
 		var loss forgetfs.Loss // of this cut and those of the starts after it
@@ -300,18 +306,18 @@ func (r *powerRun) powerUp(ctx context.Context, c *PowerCut) error {
 
 // readBack compares what is there with what was acknowledged.
 func (r *powerRun) readBack(ctx context.Context, at time.Time, c *PowerCut) error {
-	compared := r.ledger.compare()
-	err := r.target.ReadBack(ctx, r.topic, compared.visit)
+	compared := r.ledger.Compare()
+	err := r.target.ReadBack(ctx, r.topic, compared.Visit)
 	var ends map[int32]int64
 	if err == nil {
 		ends, err = r.target.EndOffsets(ctx, r.topic)
 	}
 	if err != nil {
 		if ctx.Err() == nil { // what could not be read counts as lost: nobody else can read it either
-			c.Findings = compared.finish(nil, at)
+			c.Findings = compared.Finish(nil, at)
 		}
 		return fmt.Errorf("read back: %w", err)
 	}
-	c.Findings = compared.finish(ends, at)
+	c.Findings = compared.Finish(ends, at)
 	return nil
 }

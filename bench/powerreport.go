@@ -75,24 +75,40 @@ func PrintPower(w io.Writer, rows []*PowerRow) {
 		if r.Foreign {
 			torn = "-"
 		}
-		fmt.Fprintf(t, "%s\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%s\t%.1f ms\t\n", r.Policy, r.Cuts, r.InRecovery, r.Acknowledged, r.Survived,
+		fmt.Fprintf(t, "%s\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%s\t%.1f ms\t\n", r.name(), r.Cuts, r.InRecovery, r.Acknowledged, r.Survived,
 			f.Lost, f.Duplicated, f.Reordered, f.Corrupt+f.Holes, torn, f.LossWindow)
 	}
 	t.Flush()
 	for _, r := range rows {
 		if r.Error != "" {
-			fmt.Fprintf(w, "%s: ended early: %s\n", r.Policy, r.Error)
+			fmt.Fprintf(w, "%s: ended early: %s\n", r.name(), r.Error)
 		}
 		if r.DamagedLogs > 0 {
-			fmt.Fprintf(w, "%s: %d logs came up damaged\n", r.Policy, r.DamagedLogs)
+			fmt.Fprintf(w, "%s: %d logs came up damaged\n", r.name(), r.DamagedLogs)
 		}
-		if r.Promises && !r.Findings.whole() {
-			fmt.Fprintf(w, "%s: FAILED: it flushes before it acknowledges\n", r.Policy)
+		if r.BeyondBound > 0 {
+			fmt.Fprintf(w, "%s: FAILED: of what is lost %d records were beyond the bound\n", r.name(), r.BeyondBound)
+		}
+		if r.Promises && !r.Findings.Whole() {
+			fmt.Fprintf(w, "%s: FAILED: it flushes before it acknowledges\n", r.name())
+		}
+		if r.Promises && r.Forgotten > 0 {
+			fmt.Fprintf(w, "%s: FAILED: %d times a log had forgotten an idempotent producer\n", r.name(), r.Forgotten)
+		}
+		if !r.OK() {
 			for _, e := range r.Findings.Examples {
 				fmt.Fprintf(w, "  %s\n", e)
 			}
 		}
 	}
+}
+
+// name is the policy, and which points were cut.
+func (r *PowerRow) name() string {
+	if r.Points == "" {
+		return r.Policy
+	}
+	return r.Policy + ", " + r.Points
 }
 
 // machineUnder is the machine's facts for a run with its mount in parent.

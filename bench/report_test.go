@@ -205,7 +205,7 @@ func TestReportEscapes(t *testing.T) {
 func TestMainReport(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "r.html")
 	var out bytes.Buffer
-	if code := Main([]string{"report", oldFile, "--out", path, newFile}, &out, &out); code != exitOK {
+	if code := Main([]string{"report", oldFile, "--out", path, newFile}, nil, &out, &out); code != exitOK {
 		t.Fatalf("exit code %d: %s", code, &out)
 	}
 	page, err := os.ReadFile(path)
@@ -214,7 +214,7 @@ func TestMainReport(t *testing.T) {
 	}
 	checkPage(t, string(page))
 	for _, args := range [][]string{{}, {"testdata/none.json"}, {oldFile, "--nothing"}, {"report_test.go"}} {
-		if code := Main(append([]string{"report", "--out", filepath.Join(t.TempDir(), "none.html")}, args...), &out, &out); code != exitUsage {
+		if code := Main(append([]string{"report", "--out", filepath.Join(t.TempDir(), "none.html")}, args...), nil, &out, &out); code != exitUsage {
 			t.Errorf("%v: exit code %d", args, code)
 		}
 	}

@@ -24,7 +24,7 @@ func TestTraceCommand(t *testing.T) {
 	defer s.Close()
 	var out, errs bytes.Buffer
 	admin := strings.TrimPrefix(s.URL, "http://")
-	if code := Main([]string{"trace", "--admin", admin}, &out, &errs); code != exitOK {
+	if code := Main([]string{"trace", "--admin", admin}, nil, &out, &errs); code != exitOK {
 		t.Fatalf("code %d: %s", code, errs.String())
 	}
 	for _, want := range []string{"wait", "p99.9", "t-3, 99 bytes: wait took 4 µs: the write before; garbage collection stopped all for 1.5ms"} {
@@ -34,7 +34,7 @@ func TestTraceCommand(t *testing.T) {
 	}
 	s.Close()
 	errs.Reset()
-	if code := Main([]string{"trace", "--admin", admin}, &out, &errs); code != exitFailed || !strings.Contains(errs.String(), admin) {
+	if code := Main([]string{"trace", "--admin", admin}, nil, &out, &errs); code != exitFailed || !strings.Contains(errs.String(), admin) {
 		t.Errorf("code %d: %s", code, errs.String())
 	}
 }

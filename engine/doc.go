@@ -41,11 +41,13 @@
 //	engine/metrics counters and histograms of one core
 //	engine/web     /live, /ready, /metrics, /status, and a page for people
 //	engine/simtest the broker in one goroutine on ring/sim, from a seed
+//	engine/simclient its clients there: a machine with a loop, and connections
 //
 // # Which way imports point
 //
 //	leaves < ring < netio, shard, journal < log < replica < group < api < engine < bench, web, cmd
 //
 // Leaves (record, wire, cluster, metrics, config) import nothing of ours. Backends
-// and cluster/file meet the engine only in cmd/millrace. imports_test.go holds it.
+// and cluster/file meet the engine only in cmd/millrace, and ring/sim in bench/simpower too.
+// imports_test.go holds it.
 package engine

@@ -4,7 +4,8 @@ import (
 	"os"
 
 	"github.com/millrace/millrace/bench"
+	"github.com/millrace/millrace/bench/simpower"
 )
 
 // runBench is "millrace bench": see package bench.
-func runBench(args []string) int { return bench.Main(args, os.Stdout, os.Stderr) }
+func runBench(args []string) int { return bench.Main(args, simpower.Grounds, os.Stdout, os.Stderr) }

@@ -17,7 +17,7 @@ func TestBenchConsume(t *testing.T) {
 	out := filepath.Join(t.TempDir(), "out.json")
 	var stdout, stderr bytes.Buffer
 	code := bench.Main([]string{"consume", "--dir", t.TempDir(), "--backlog", "0.03", "--runs", "2", "--readers", "2",
-		"--duration", "300ms", "--rate", "500", "--partitions", "2", "--out", out}, &stdout, &stderr)
+		"--duration", "300ms", "--rate", "500", "--partitions", "2", "--out", out}, nil, &stdout, &stderr)
 	if code != 0 {
 		t.Fatalf("exit code %d\n%s%s", code, &stdout, &stderr)
 	}
@@ -55,7 +55,7 @@ func TestBenchConsume(t *testing.T) {
 		}
 	}
 	for _, args := range [][]string{{"--rate", "0"}, {"--confine", "perhaps"}, {"more"}, {"--backlog", "-1"}} {
-		if code := bench.Main(append([]string{"consume"}, args...), &stdout, &stderr); code != 2 {
+		if code := bench.Main(append([]string{"consume"}, args...), nil, &stdout, &stderr); code != 2 {
 			t.Errorf("%v: exit code %d", args, code)
 		}
 	}

@@ -264,12 +264,14 @@ func (h *history) check(mode sim.Crash) error {
 // TestCrashEverywhere crashes a history before each of its disk events, and again
 // inside the recovery.
 func TestCrashEverywhere(t *testing.T) {
-	step := 1
+	step, modes := 1, []sim.Crash{sim.ProcessKill, sim.PowerLoss, sim.PowerLossClean, sim.PowerLossTorn}
 	if testing.Short() {
 		step = 3
+	} else {
+		modes = append(modes, sim.PowerLossWhole, sim.PowerLossSectors, sim.PowerLossContents, sim.PowerLossNames)
 	}
 	for _, policy := range []Policy{OS, Interval, Write, File, Journal} {
-		for _, mode := range []sim.Crash{sim.ProcessKill, sim.PowerLoss, sim.PowerLossClean} {
+		for _, mode := range modes {
 			t.Run(fmt.Sprintf("%v/%v", policy, mode), func(t *testing.T) {
 				t.Parallel()
 				for n := 1; crashAt(t, policy, mode, (n+int(mode))/step%3, uint64(n), n); n += step {

@@ -236,8 +236,10 @@ func (f *lookup) Complete(op *ring.Op) {
 		r.Err = &ReadError{File: s.path(suffixLog), Pos: f.damage, Cause: f.err}
 	case f.n == 0 && f.err == nil && f.ended > f.offset && f.ended < f.limit && !l.closing:
 		// The end of the segment has been compacted away (Kafka does that): on to the next.
+		ended := f.ended
 		l.unlease(s)
-		if l.readFrom(r, f.ended) {
+		l.core.putLookup(f)
+		if l.readFrom(r, ended) {
 			r.Done.ReadDone(r)
 		}
 		l.step()

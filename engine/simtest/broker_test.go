@@ -131,7 +131,7 @@ func (b *broker) start() {
 		}
 		r.note("the start failed on a full disk: %v", err)
 		b.state = down
-		r.operator.after(100*time.Millisecond, b.start)
+		r.operator.After(100*time.Millisecond, b.start)
 		return
 	}
 	b.b = e
@@ -148,7 +148,7 @@ func (b *broker) start() {
 		}
 	}
 	life := b.lives
-	r.operator.after(30*time.Second, func() {
+	r.operator.After(30*time.Second, func() {
 		if b.lives == life && b.state == booting {
 			r.fail("the broker has not come up in 30 s")
 		}
@@ -160,12 +160,12 @@ func (b *broker) start() {
 			r.fail("boot: %v", err)
 		case err != nil:
 			r.note("boot: %v", err)
-			r.operator.after(time.Millisecond, b.exit)
+			r.operator.After(time.Millisecond, b.exit)
 		default:
 			b.state = serving
 			r.note("serving")
 			if b.then != nil {
-				r.operator.after(time.Millisecond, b.then)
+				r.operator.After(time.Millisecond, b.then)
 			}
 		}
 	})
@@ -230,7 +230,7 @@ func (b *broker) died() {
 	r.model.crashed(b)
 	b.ended()
 	b.state, b.b, b.ios = down, nil, nil
-	r.operator.after(r.between(0, 500*time.Millisecond), b.start)
+	r.operator.After(r.between(0, 500*time.Millisecond), b.start)
 }
 
 // ended counts what a life has done.
@@ -258,7 +258,7 @@ func (b *broker) close(then func()) {
 	r.note("clean close")
 	b.state = closing
 	life := b.lives
-	r.operator.after(30*time.Second, func() {
+	r.operator.After(30*time.Second, func() {
 		if b.lives == life && b.state == closing {
 			r.fail("the broker has not closed in 30 s")
 		}
@@ -269,10 +269,10 @@ func (b *broker) close(then func()) {
 				r.fail("close: %v", err)
 			}
 			r.note("close: %v", err)
-			r.operator.after(time.Millisecond, b.exit)
+			r.operator.After(time.Millisecond, b.exit)
 			return
 		}
-		r.operator.after(time.Millisecond, func() { b.settle(life, then, r.world.Now()+5e9) })
+		r.operator.After(time.Millisecond, func() { b.settle(life, then, r.world.Now()+5e9) })
 	})
 }
 
@@ -284,7 +284,7 @@ func (b *broker) settle(life int, then func(), until int64) {
 	}
 	leak := b.leak(2 + r.cores) // the locks and the journals
 	if leak != "" && r.world.Now() < until {
-		r.operator.after(time.Millisecond, func() { b.settle(life, then, until) })
+		r.operator.After(time.Millisecond, func() { b.settle(life, then, until) })
 		return
 	}
 	if leak != "" {
@@ -347,7 +347,7 @@ func (b *broker) describe(p *part) string {
 // scheme is the operator's: now and then something breaks.
 func (r *run) scheme() {
 	gap := r.between(r.loadFor/80, r.loadFor/8)
-	r.operator.after(gap, func() {
+	r.operator.After(gap, func() {
 		if !r.loading {
 			return
 		}
@@ -368,13 +368,13 @@ func (r *run) breakSomething() {
 	case 1, 2, 3:
 		b.arm(1+r.below(pick(r, 10, 100, 400)), pick(r, modes...))
 	case 4, 5:
-		b.close(func() { r.operator.after(r.between(0, 300*time.Millisecond), b.start) })
+		b.close(func() { r.operator.After(r.between(0, 300*time.Millisecond), b.start) })
 	case 6:
 		free := r.below(128 << 10)
 		b.full, b.pardon = true, true
 		b.host.SetFree(int64(free))
 		r.note("the disk is full, but for %d bytes", free)
-		r.operator.after(r.between(100*time.Millisecond, 3*time.Second), func() {
+		r.operator.After(r.between(100*time.Millisecond, 3*time.Second), func() {
 			b.full = false
 			b.host.SetFree(1 << 40)
 			r.note("the disk has space again")
@@ -406,14 +406,14 @@ func (r *run) breakLog() {
 	b.pardon = true
 	r.note("rule: %s", rule)
 	life := b.lives
-	r.operator.after(r.between(500*time.Millisecond, 5*time.Second), func() {
+	r.operator.After(r.between(500*time.Millisecond, 5*time.Second), func() {
 		if b.lives != life || b.state != serving {
 			return
 		}
 		if r.below(2) == 0 {
 			b.crash(pick(r, sim.ProcessKill, sim.PowerLoss, sim.PowerLossClean))
 		} else {
-			b.close(func() { r.operator.after(time.Millisecond, b.start) })
+			b.close(func() { r.operator.After(time.Millisecond, b.start) })
 		}
 	})
 }
@@ -424,25 +424,25 @@ func (r *run) breakNetwork() {
 	switch r.below(4) {
 	case 0:
 		r.note("%s is cut off", c.name)
-		r.world.Partition(c.host, h)
+		r.world.Partition(c.Host, h)
 	case 1:
-		from, to := c.host, h
+		from, to := c.Host, h
 		if r.below(2) == 0 {
-			from, to = h, c.host
+			from, to = h, c.Host
 		}
 		r.note("%s does not reach %s", from.Name(), to.Name())
 		r.world.PartitionOneWay(from, to)
 	case 2:
 		r.note("%s is reset", c.name)
-		r.world.Reset(c.host, h)
+		r.world.Reset(c.Host, h)
 		return
 	default:
 		r.note("%s's connections fall silent", c.name)
-		r.world.HalfOpen(c.host, h)
+		r.world.HalfOpen(c.Host, h)
 		return
 	}
-	r.operator.after(r.between(50*time.Millisecond, 4*time.Second), func() {
+	r.operator.After(r.between(50*time.Millisecond, 4*time.Second), func() {
 		r.note("%s is back", c.name)
-		r.world.Heal(c.host, h)
+		r.world.Heal(c.Host, h)
 	})
 }

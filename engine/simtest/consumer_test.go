@@ -24,7 +24,7 @@ func (c *client) metadata(done func([]*topic)) {
 		t.Topic = &name
 		q.Topics = append(q.Topics, t)
 	}
-	c.conn.call(q, func(a kmsg.Response, err error) {
+	c.conn.Call(q, func(a kmsg.Response, err error) {
 		if err != nil {
 			return
 		}
@@ -61,7 +61,7 @@ func (r *run) addConsumer(name string, slow bool) *consumer {
 	}
 	r.consumers = append(r.consumers, c)
 	if r.loading {
-		c.after(r.between(0, 500*time.Millisecond), c.begin)
+		c.After(r.between(0, 500*time.Millisecond), c.begin)
 	}
 	return c
 }
@@ -120,7 +120,7 @@ func (c *consumer) list() {
 		c.fetch()
 		return
 	}
-	c.conn.call(q, func(a kmsg.Response, err error) {
+	c.conn.Call(q, func(a kmsg.Response, err error) {
 		if err != nil {
 			return
 		}
@@ -185,7 +185,7 @@ func (c *consumer) fetch() {
 			LastFetchedEpoch: -1, LogStart: -1, MaxBytes: int32(500 + c.below(100000)), HighWatermark: math.MaxInt64, Flushed: -1})
 		k.told = k.part.end
 	}
-	c.conn.raw(wire.KeyFetch, q.Version, q.AppendTo(nil), func(body []byte, err error) {
+	c.conn.Raw(wire.KeyFetch, q.Version, q.AppendTo(nil), func(body []byte, err error) {
 		if err != nil {
 			return
 		}
@@ -264,7 +264,7 @@ func (c *consumer) took(k *cursor, a *wire.FetchedPartition) bool {
 		case last >= a.HighWatermark:
 			r.fail("%s: %v: a batch of %d-%d, the high watermark is %d", c.name, p, base, last, a.HighWatermark)
 		}
-		r.model.saw(p, b, c.conn.life)
+		r.model.saw(p, b, c.life)
 		k.offset = b.LastOffset() + 1
 	}
 	k.atEnd = k.offset == a.HighWatermark

@@ -115,7 +115,7 @@ type member struct {
 
 func (r *run) addMember(name, group string) {
 	m := &member{client: r.client(name), group: group}
-	m.after(r.between(0, time.Second), func() {
+	m.After(r.between(0, time.Second), func() {
 		m.redial(m.find, func(error) {})
 	})
 }
@@ -123,7 +123,7 @@ func (r *run) addMember(name, group string) {
 // addCommitter adds a client that commits without being a member.
 func (r *run) addCommitter(name string) {
 	m := &member{client: r.client(name), group: "simple", generation: -1}
-	m.after(r.between(0, time.Second), func() {
+	m.After(r.between(0, time.Second), func() {
 		m.redial(m.find, func(error) {})
 	})
 }
@@ -133,7 +133,7 @@ func (m *member) find() {
 	q := kmsg.NewPtrFindCoordinatorRequest()
 	q.Version = m.version(wire.KeyFindCoordinator, 1)
 	q.CoordinatorKey, q.CoordinatorKeys = m.group, []string{m.group}
-	m.conn.call(q, func(a kmsg.Response, err error) {
+	m.conn.Call(q, func(a kmsg.Response, err error) {
 		if err != nil {
 			return
 		}
@@ -170,7 +170,7 @@ func (m *member) fetch() {
 	}
 	q.Groups = append(q.Groups, g)
 	asked := m.run.world.Now()
-	m.conn.call(q, func(a kmsg.Response, err error) {
+	m.conn.Call(q, func(a kmsg.Response, err error) {
 		if err != nil {
 			return
 		}
@@ -214,7 +214,7 @@ func (m *member) join() {
 	meta := kmsg.NewConsumerMemberMetadata()
 	meta.Topics = m.run.steady
 	q.Protocols = []kmsg.JoinGroupRequestProtocol{{Name: "range", Metadata: meta.AppendTo(nil)}}
-	m.conn.call(q, func(a kmsg.Response, err error) {
+	m.conn.Call(q, func(a kmsg.Response, err error) {
 		if err != nil {
 			return
 		}
@@ -253,7 +253,7 @@ func (m *member) sync() {
 				MemberID: x.MemberID, MemberAssignment: fmt.Appendf(nil, "%s in %d", x.MemberID, m.generation)})
 		}
 	}
-	m.conn.call(q, func(a kmsg.Response, err error) {
+	m.conn.Call(q, func(a kmsg.Response, err error) {
 		if err != nil {
 			return
 		}
@@ -293,7 +293,7 @@ func (m *member) beat() {
 	q := kmsg.NewPtrHeartbeatRequest()
 	q.Version = m.version(wire.KeyHeartbeat, 0)
 	q.Group, q.MemberID, q.Generation = m.group, m.id, m.generation
-	m.conn.call(q, func(a kmsg.Response, err error) {
+	m.conn.Call(q, func(a kmsg.Response, err error) {
 		if err != nil {
 			return
 		}
@@ -310,7 +310,7 @@ func (m *member) leave() {
 	q.Version = m.version(wire.KeyLeaveGroup, 0)
 	q.Group, q.MemberID = m.group, m.id
 	q.Members = []kmsg.LeaveGroupRequestMember{{MemberID: m.id}}
-	m.conn.call(q, func(a kmsg.Response, err error) {
+	m.conn.Call(q, func(a kmsg.Response, err error) {
 		if err == nil {
 			m.id = ""
 			m.later(m.think(), m.find)
@@ -340,7 +340,7 @@ func (m *member) commit() {
 		}
 		q.Topics = append(q.Topics, t)
 	}
-	m.conn.call(q, func(a kmsg.Response, err error) {
+	m.conn.Call(q, func(a kmsg.Response, err error) {
 		if err != nil {
 			return
 		}

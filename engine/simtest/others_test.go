@@ -33,7 +33,7 @@ type admin struct{ *client }
 
 func (r *run) addAdmin(name string) {
 	a := &admin{r.client(name)}
-	a.after(0, func() { a.redial(a.create, func(error) {}) })
+	a.After(0, func() { a.redial(a.create, func(error) {}) })
 }
 
 func (a *admin) next() { a.later(2*a.think(), a.act) }
@@ -78,7 +78,7 @@ func (a *admin) create() {
 			}
 			q.Topics = append(q.Topics, t)
 		}
-		a.conn.call(q, func(r kmsg.Response, err error) {
+		a.conn.Call(q, func(r kmsg.Response, err error) {
 			if err != nil {
 				return
 			}
@@ -124,7 +124,7 @@ func (a *admin) alter() {
 	m, now := a.run.model, a.run.world.Now()
 	at := len(t.policies)
 	t.policies = append(t.policies, span{policy: policy, from: now, until: never, life: a.run.broker.lives})
-	a.conn.call(q, func(r kmsg.Response, err error) {
+	a.conn.Call(q, func(r kmsg.Response, err error) {
 		if err != nil || r.(*kmsg.IncrementalAlterConfigsResponse).Resources[0].ErrorCode != 0 {
 			a.next()
 			return
@@ -152,7 +152,7 @@ func (a *admin) deleteTopic() {
 	x.TopicID = t.id
 	q.Topics = append(q.Topics, x)
 	t.deleteAsked = true
-	a.conn.call(q, func(r kmsg.Response, err error) {
+	a.conn.Call(q, func(r kmsg.Response, err error) {
 		if err == nil && r.(*kmsg.DeleteTopicsResponse).Topics[0].ErrorCode == 0 {
 			t.deleted = true
 		}
@@ -177,7 +177,7 @@ func (a *admin) deleteRecords() {
 	x.Partitions = []kmsg.DeleteRecordsRequestTopicPartition{{Partition: int32(p.index), Offset: to}}
 	q.Topics = append(q.Topics, x)
 	p.asked = max(p.asked, to)
-	a.conn.call(q, func(r kmsg.Response, err error) {
+	a.conn.Call(q, func(r kmsg.Response, err error) {
 		if err != nil {
 			return
 		}
@@ -207,7 +207,7 @@ func (a *admin) grow() {
 	x := kmsg.NewCreatePartitionsRequestTopic()
 	x.Topic, x.Count = t.name, 3
 	q.Topics = append(q.Topics, x)
-	a.conn.call(q, func(r kmsg.Response, err error) {
+	a.conn.Call(q, func(r kmsg.Response, err error) {
 		if err != nil {
 			return
 		}
@@ -223,7 +223,7 @@ type visitor struct{ *client }
 
 func (r *run) addVisitor(name string) {
 	v := &visitor{r.client(name)}
-	v.after(r.between(0, time.Second), v.visit)
+	v.After(r.between(0, time.Second), v.visit)
 }
 
 // visited are the APIs that an empty request does no harm to.
@@ -237,10 +237,10 @@ func (v *visitor) visit() {
 	if !v.run.loading || v.stopped {
 		return
 	}
-	again := func() { v.after(v.think(), v.visit) }
+	again := func() { v.After(v.think(), v.visit) }
 	v.dial(func() {
 		if v.below(4) == 0 {
-			v.conn.end(errStopped)
+			v.conn.End(errStopped)
 			return
 		}
 		left := 1 + v.below(4)
@@ -254,9 +254,9 @@ func (v *visitor) visit() {
 			case *kmsg.MetadataRequest:
 				q.Topics = nil
 			}
-			v.conn.call(q, func(kmsg.Response, error) {
+			v.conn.Call(q, func(kmsg.Response, error) {
 				if left--; left == 0 && v.conn != nil {
-					v.conn.end(errStopped)
+					v.conn.End(errStopped)
 				}
 			})
 			if v.conn == nil {
@@ -264,7 +264,7 @@ func (v *visitor) visit() {
 			}
 		}
 		if v.below(4) == 0 { // it does not wait for its answers
-			v.conn.end(errStopped)
+			v.conn.End(errStopped)
 		}
 	}, func(error) { again() })
 }
@@ -274,7 +274,7 @@ type vandal struct{ *client }
 
 func (r *run) addVandal(name string) {
 	v := &vandal{r.client(name)}
-	v.after(r.between(0, time.Second), v.attack)
+	v.After(r.between(0, time.Second), v.attack)
 }
 
 func (v *vandal) attack() {
@@ -285,20 +285,20 @@ func (v *vandal) attack() {
 		n := v.conn
 		b := make([]byte, 4+v.below(3000))
 		for i := range b {
-			b[i] = byte(v.io.Random())
+			b[i] = byte(v.IO.Random())
 		}
 		binary.BigEndian.PutUint32(b, uint32(len(b)-4))
 		switch v.below(6) {
 		case 0: // noise
 		case 1: // a size that nobody would send
-			binary.BigEndian.PutUint32(b, uint32(v.io.Random()))
+			binary.BigEndian.PutUint32(b, uint32(v.IO.Random()))
 		case 2: // a frame that does not end
 			binary.BigEndian.PutUint32(b, uint32(len(b)+v.below(1<<19)))
 		case 3: // a header, and noise
 			key := int16(v.below(len(wire.APIs)))
 			b = wire.AppendRequestHeader(b[:0], key, v.version(key, 0), 1, "vandal")
 			for range v.below(200) {
-				b = append(b, byte(v.io.Random()))
+				b = append(b, byte(v.IO.Random()))
 			}
 			wire.PutSize(b, 0)
 		case 4: // a request that is cut short or has a byte changed
@@ -316,8 +316,8 @@ func (v *vandal) attack() {
 		default: // pieces, one at a time
 			b = b[:v.below(len(b))]
 		}
-		n.out = append(n.out, b...)
-		n.deaf = true
-		v.after(time.Duration(v.below(1000))*time.Millisecond, func() { n.end(errStopped) })
-	}, func(error) { v.after(v.think(), v.attack) })
+		n.Deaf = true
+		v.After(time.Duration(v.below(1000))*time.Millisecond, func() { n.End(errStopped) })
+		n.Write(b)
+	}, func(error) { v.After(v.think(), v.attack) })
 }

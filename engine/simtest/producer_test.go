@@ -50,7 +50,7 @@ const (
 func (r *run) addProducer(name string, idempotent bool, acks int16) {
 	p := &producer{client: r.client(name), idempotent: idempotent, acks: acks, id: -1}
 	r.producers = append(r.producers, p)
-	p.after(r.between(0, 100*time.Millisecond), func() {
+	p.After(r.between(0, 100*time.Millisecond), func() {
 		p.redial(p.up, func(error) { p.ready = false })
 		p.work()
 	})
@@ -90,7 +90,7 @@ func (p *producer) up() {
 	}
 	q := kmsg.NewPtrInitProducerIDRequest()
 	q.Version, q.TransactionTimeoutMillis = p.version(wire.KeyInitProducerID, 0), 60000
-	p.conn.call(q, func(a kmsg.Response, err error) {
+	p.conn.Call(q, func(a kmsg.Response, err error) {
 		if err != nil {
 			return
 		}
@@ -130,7 +130,7 @@ func (p *producer) work() {
 	}
 	if !p.run.loading {
 		p.pump()
-		p.after(20*time.Millisecond, p.work)
+		p.After(20*time.Millisecond, p.work)
 		return
 	}
 	if p.ready && p.below(30) == 0 {
@@ -147,7 +147,7 @@ func (p *producer) work() {
 		}
 		p.pump()
 	}
-	p.after(p.think(), p.work)
+	p.After(p.think(), p.work)
 }
 
 // make makes a batch.
@@ -177,9 +177,9 @@ func (p *producer) make(l *lane) {
 	for i := range b.count {
 		value := fmt.Appendf(nil, "%s/%d/%d:", p.name, p.number, i)
 		for len(value) < size {
-			value = append(value, byte(p.io.Random()))
+			value = append(value, byte(p.IO.Random()))
 		}
-		p.builder.Add(p.io.WallMillis(), fmt.Appendf(nil, "%d", p.number%17), value)
+		p.builder.Add(p.IO.WallMillis(), fmt.Appendf(nil, "%d", p.number%17), value)
 	}
 	raw := record.Batch(p.builder.Finish())
 	if !p.idempotent && p.acks != 0 && p.below(50) == 0 { // damaged on its way
@@ -259,11 +259,11 @@ func (p *producer) produce() bool {
 		for _, l := range lanes {
 			l.queue, l.sent, l.outstanding = l.queue[1:], 0, 0
 		}
-		p.conn.raw(wire.KeyProduce, q.Version, q.AppendTo(nil), nil)
+		p.conn.Raw(wire.KeyProduce, q.Version, q.AppendTo(nil), nil)
 		return true
 	}
 	p.inFlight++
-	p.conn.call(q, func(a kmsg.Response, err error) {
+	p.conn.Call(q, func(a kmsg.Response, err error) {
 		if err != nil {
 			return // up sends it again
 		}
@@ -316,8 +316,8 @@ func (p *producer) result(l *lane, b *batch, code int16, base int64) bool {
 	case code == 0 && b.refused:
 		r.fail("%v-%d: %v is acknowledged, and was damaged", l.name, l.index, b)
 	case code == 0:
-		r.model.ack(l.part, b, base, p.conn.life)
-		l.acked, l.ackedLife = true, p.conn.life
+		r.model.ack(l.part, b, base, p.life)
+		l.acked, l.ackedLife = true, p.life
 		l.hole = l.hole || l.errored
 		drop()
 	case code == wire.CorruptMessage && b.refused:

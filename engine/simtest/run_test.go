@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/millrace/millrace/engine/simclient"
 	"github.com/millrace/millrace/ring/sim"
 )
 
@@ -16,8 +17,8 @@ type run struct {
 	world    *sim.World
 	model    *model
 	broker   *broker
-	operator *machine // breaks things; has no connections
-	machines []*machine
+	operator *simclient.Machine // breaks things; has no connections
+	machines []*simclient.Machine
 	clients  []*client
 
 	names  []string          // of all topics
@@ -149,7 +150,7 @@ func (r *run) build() {
 	r.note("%+v", r.settings)
 	r.broker.start()
 	r.scheme()
-	r.operator.after(r.loadFor, r.wrapUp)
+	r.operator.After(r.loadFor, r.wrapUp)
 }
 
 // step moves the world on and lets everybody who is due do something.
@@ -162,9 +163,7 @@ func (r *run) step() {
 	}
 	r.broker.step()
 	for _, m := range r.machines {
-		if m.io.Due() {
-			m.step()
-		}
+		m.StepIfDue()
 	}
 }
 
@@ -196,51 +195,11 @@ func (r *run) summary() string {
 		len(m.batches), m.acked, m.lost, m.read, m.commits, len(m.topics), r.broker.fences, r.broker.compactions)
 }
 
-// machine is a client's machine with one loop.
-type machine struct {
-	run    *run
-	host   *sim.Host
-	io     *sim.IO
-	alarms []alarm // by time, then in the order in which they were set
-}
-
-type alarm struct {
-	at int64
-	f  func()
-}
-
-func (r *run) machine(name string) *machine {
-	n := len(r.machines)
-	h := r.world.NewHost(name, netip.AddrFrom4([4]byte{10, 0, 1, byte(n + 1)}))
-	m := &machine{run: r, host: h, io: h.NewIO(sim.IOConfig{PoolBytes: 4 << 20, RecvBuffers: 1})}
+// machine adds a client's machine.
+func (r *run) machine(name string) *simclient.Machine {
+	m := simclient.New(r.world, name, netip.AddrFrom4([4]byte{10, 0, 1, byte(len(r.machines) + 1)}))
 	r.machines = append(r.machines, m)
 	return m
-}
-
-// after calls f on the machine's loop, later.
-func (m *machine) after(d time.Duration, f func()) {
-	at := m.run.world.Now() + int64(d)
-	i, _ := slices.BinarySearchFunc(m.alarms, at, func(a alarm, at int64) int {
-		if a.at <= at {
-			return -1
-		}
-		return 1
-	})
-	m.alarms = slices.Insert(m.alarms, i, alarm{at, f})
-	m.io.Wake()
-}
-
-func (m *machine) step() {
-	until := int64(1<<63 - 1)
-	if len(m.alarms) > 0 {
-		until = m.alarms[0].at
-	}
-	m.io.Wait(until)
-	for len(m.alarms) > 0 && m.alarms[0].at <= m.io.Now() {
-		f := m.alarms[0].f
-		m.alarms = slices.Delete(m.alarms, 0, 1)
-		f()
-	}
 }
 
 // wrapUp ends the load, makes everything whole, and waits for what is under way.
@@ -257,7 +216,7 @@ func (r *run) wrapUp() {
 // heal ends every fault.
 func (r *run) heal() {
 	for _, c := range r.clients {
-		r.world.Heal(c.host, r.broker.host)
+		r.world.Heal(c.Host, r.broker.host)
 	}
 	r.broker.healDisk()
 }
@@ -279,7 +238,7 @@ func (r *run) drained(until int64) {
 		}
 		r.fail("60 s after the last fault %d batches have no answer (broker %v)", left, r.broker.state)
 	default:
-		r.operator.after(50*time.Millisecond, func() { r.drained(until) })
+		r.operator.After(50*time.Millisecond, func() { r.drained(until) })
 	}
 }
 

@@ -189,6 +189,30 @@ func TestScripts(t *testing.T) {
 	}
 }
 
+// A durable write that is unsynced by rule is there until the power goes.
+func TestUnsynced(t *testing.T) {
+	for rules, left := range map[string]int{"": 1000, `(Write unsynced)`: 0} {
+		m := newMachine(t, 1, rules)
+		fd, err := m.host.Open("/data/1.log", ring.CreateNew)
+		if err == nil {
+			err = errors.Join(m.host.SyncDir("/data"), m.host.SyncDir("/"))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.do(t, ring.Op{Code: ring.Write, Flags: ring.DSync, FD: fd, Buf: m.io.Pool().Get(1000)})
+		if n := m.do(t, ring.Op{Code: ring.Read, FD: fd, Buf: m.io.Pool().Get(2000)}).Result; n != 1000 {
+			t.Errorf("%s: %d bytes are read", rules, n)
+		}
+		h := m.host.Host.(*sim.Host)
+		h.Crash(sim.PowerLossClean)
+		h.Restart()
+		if got, err := ring.ReadFile(h, "/data/1.log"); err != nil || len(got) != left {
+			t.Errorf("%s: %d bytes are left, %v", rules, len(got), err)
+		}
+	}
+}
+
 // A chain goes on, or not, as if the ring had done what the rule does.
 func TestChain(t *testing.T) {
 	for _, script := range []struct{ rules, want string }{

@@ -154,6 +154,9 @@ func (p *proxy) run() {
 	u := p.user
 	p.Op = ring.Op{Code: u.Code, Flags: u.Flags, FD: u.FD, From: u.From, Buf: u.Buf, Bufs: u.Bufs,
 		Off: u.Off, Len: u.Len, Addr: u.Addr, Func: u.Func, Done: p}
+	if p.effect.loose {
+		p.Flags &^= ring.DSync
+	}
 	limit := p.effect.short
 	if p.effect.torn != -1 {
 		limit = p.effect.tornBytes(int64(u.Size()))

@@ -181,7 +181,7 @@ func (p *parser) clause(r *rule, t token) {
 }
 
 func (p *parser) effect(r *rule, t token) {
-	if was := r.effect; was.errno != 0 || was.short >= 0 || was.torn != -1 || was.lie {
+	if was := r.effect; was.errno != 0 || was.short >= 0 || was.torn != -1 || was.lie || was.loose {
 		p.fail(t.at, "%s is a second effect", t.text)
 	}
 	only := func(allowed ...verb) {
@@ -202,6 +202,9 @@ func (p *parser) effect(r *rule, t token) {
 	case "lie":
 		only(vWrite, vSync, vSyncDir)
 		r.lie = true
+	case "unsynced":
+		only(vWrite)
+		r.loose = true
 	default:
 		if r.errno = errnoNamed(t.text); r.errno == 0 {
 			p.fail(t.at, "%s is neither a condition nor an effect", t.text)

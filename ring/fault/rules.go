@@ -30,6 +30,7 @@
 //	torn [N]          Write: N bytes are written (half of it in whole sectors, if
 //	                  there is no N), and it fails with EIO
 //	lie               Write, Sync, SyncDir: success is reported, nothing is done
+//	unsynced          Write: it is done, and not made durable, whatever its flags ask
 //	(delay 5ms)       it begins that much later; together with any of the above
 //
 // What no rule fires for passes through untouched and costs no allocation. It is
@@ -119,6 +120,7 @@ type effect struct {
 	short int64 // at most so many bytes; -1: all
 	torn  int64 // so many bytes, then EIO; -1: no; tornHalf: half of them
 	lie   bool
+	loose bool // without DSync
 }
 
 const tornHalf = -2

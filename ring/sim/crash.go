@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+
+	"github.com/millrace/millrace/ring"
 )
 
 // Crash says what a crash leaves of what was not synced.
@@ -21,10 +23,36 @@ const (
 	PowerLoss
 	// PowerLossClean leaves what was synced and nothing else.
 	PowerLossClean
+	// The others are what PowerLoss may come to, to try each of them at every point. Here
+	// all that was written is there, names too, and what was in flight has happened.
+	PowerLossWhole
+	// PowerLossTorn is PowerLossWhole, but of the last write to each file that was not
+	// synced some sectors are missing, or its end. Writes in flight have happened, so these are
+	// the ones that are torn; syncs in flight have not.
+	PowerLossTorn
+	// PowerLossSectors leaves all names, and of each sector any of the contents it has had.
+	PowerLossSectors
+	// PowerLossContents leaves all that was written to files whose names were synced, and no other name.
+	PowerLossContents
+	// PowerLossNames leaves all names, and of the files what was synced.
+	PowerLossNames
+	crashes
 )
 
-func (c Crash) String() string {
-	return [...]string{"process-kill", "power-loss", "power-loss-clean"}[c]
+var crashNames = [crashes]string{"process-kill", "power-loss", "power-loss-clean",
+	"power-loss-whole", "power-loss-torn", "power-loss-sectors", "power-loss-contents", "power-loss-names"}
+
+func (c Crash) String() string { return crashNames[c] }
+
+// happened decides whether an op that is in flight has happened.
+func (c Crash) happened(w *World, code ring.Code) bool {
+	switch c {
+	case PowerLossWhole, PowerLossContents, PowerLossNames:
+		return true
+	case PowerLossTorn:
+		return code == ring.Write
+	}
+	return w.happens(2)
 }
 
 // ErrCrashed is the error of every verb of a Host that has crashed.
@@ -47,7 +75,7 @@ func (h *Host) Crash(mode Crash) {
 		}
 		io.dead = true
 		for _, f := range io.flights {
-			if f != nil && f.state == stateDisk && w.happens(2) {
+			if f != nil && f.state == stateDisk && mode.happened(w, f.op.Code) {
 				f.apply()
 			}
 		}
@@ -111,11 +139,18 @@ func (h *Host) settleDisk(mode Crash) {
 	}
 	r := &h.world.random
 	all := func(int) bool { return true }
-	switch fate := r.below(4); {
-	case mode == PowerLossClean || fate == 0:
-	case fate == 1:
+	fate := r.below(4)
+	switch mode {
+	case PowerLossClean, PowerLossContents:
+		fate = 0
+	case PowerLossWhole, PowerLossTorn, PowerLossSectors, PowerLossNames:
+		fate = 1
+	}
+	switch fate {
+	case 0:
+	case 1:
 		h.settleNames(all)
-	case fate == 2: // as a journaling file system has it: in order
+	case 2: // as a journaling file system has it: in order
 		upTo := int(r.below(int64(len(h.pending) + 1)))
 		h.settleNames(func(i int) bool { return i < upTo })
 	default:

@@ -65,7 +65,7 @@ func (m *diskModel) maybeSynced(w *wrote) bool {
 func TestCrashProperty(t *testing.T) {
 	seen := map[string]int{}
 	for seed := range uint64(300) {
-		for _, mode := range []sim.Crash{sim.ProcessKill, sim.PowerLoss, sim.PowerLossClean} {
+		for _, mode := range append([]sim.Crash{sim.ProcessKill, sim.PowerLoss, sim.PowerLossClean}, decided...) {
 			crashProperty(t, seed, mode, seen)
 		}
 	}
@@ -210,7 +210,7 @@ func (m *diskModel) check(t *testing.T, r *rig, data []byte, mode sim.Crash, see
 			}
 		}
 		switch {
-		case w.safe != 0 || mode != sim.PowerLoss:
+		case w.safe != 0 || mode == sim.ProcessKill || mode == sim.PowerLossClean:
 		case here == int(w.to-w.from) && w.done == 0:
 			seen["in flight"]++
 		case here == int(w.to-w.from):
@@ -296,7 +296,7 @@ func TestEveryCrashPoint(t *testing.T) {
 	for n := 1; ; n++ {
 		survived := false
 		for seed := range uint64(20) {
-			for _, mode := range []sim.Crash{sim.ProcessKill, sim.PowerLoss, sim.PowerLossClean} {
+			for _, mode := range append([]sim.Crash{sim.ProcessKill, sim.PowerLoss, sim.PowerLossClean}, decided...) {
 				r := newRig(t, seed)
 				h := r.host("a")
 				r.ok(ring.WriteFileAtomic(h, "/d/f", []byte("old old old")))

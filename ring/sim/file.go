@@ -308,18 +308,45 @@ const (
 	fateWrites  // each write is kept or lost
 	fateSectors // each sector is any of the contents it has had
 	fates
+	fateTorn // all but some sectors, or the end, of the last write; never drawn
 )
+
+// lastWrite is the number of the last change that is not synced, if it is a Write; 0: there is none.
+func (f *file) lastWrite() uint64 {
+	last := f.sizes[len(f.sizes)-1].change
+	for _, v := range f.dirty { // the greatest: the order does not show
+		if c := v[len(v)-1].change; last == nil || c.seq > last.seq {
+			last = c
+		}
+	}
+	if last == nil || last.shrink {
+		return 0
+	}
+	return last.seq
+}
 
 // lose chooses, for the size and then for each dirty sector, one of its versions.
 // Sizes survive in order, as a journaling file system has it; so what followed a
 // Truncate survives only with the Truncate.
 func (f *file) lose(r *random, mode Crash) {
-	fate := r.below(fates)
-	if mode == PowerLossClean {
+	fate, torn := r.below(fates), uint64(0)
+	switch mode {
+	case PowerLossClean, PowerLossNames:
 		fate = fateLost
+	case PowerLossWhole, PowerLossContents:
+		fate = fateKept
+	case PowerLossSectors:
+		fate = fateSectors
+	case PowerLossTorn:
+		fate, torn = fateTorn, f.lastWrite()
 	}
 	pick := int64(0)
 	switch fate {
+	case fateTorn:
+		pick = int64(len(f.sizes) - 1)
+		if torn != 0 && pick > 0 && f.sizes[pick].change.seq == torn {
+			pick -= r.below(2)
+		}
 	case fateKept:
 		pick = int64(len(f.sizes) - 1)
 	case fateWrites, fateSectors:
@@ -329,7 +356,7 @@ func (f *file) lose(r *random, mode Crash) {
 	if c := f.sizes[pick].change; c != nil {
 		upTo = c.seq
 	}
-	if pick > 0 && fate == fateSectors { // a growth may have come half of the way
+	if pick > 0 && (fate == fateSectors || fate == fateTorn && upTo == torn) { // a growth may have come half of the way
 		if before := f.sizes[pick-1].size; size > before+sectorBytes && r.below(2) == 0 {
 			size = (before + r.below(size-before)) / sectorBytes * sectorBytes
 			size = max(size, before)
@@ -351,6 +378,11 @@ func (f *file) lose(r *random, mode Crash) {
 		switch fate {
 		case fateKept:
 			chosen = to - 1
+		case fateTorn:
+			chosen = to - 1
+			if chosen > from && v[chosen].change.seq == torn && mix(uint64(s)^salt)&1 == 0 {
+				chosen--
+			}
 		case fateWrites:
 			for i := to - 1; i > from; i-- {
 				if mix(v[i].change.seq^salt)&1 == 0 {
