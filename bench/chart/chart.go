@@ -24,8 +24,8 @@ import (
 // Colors is how many colours series have; from there on they repeat with other dashes.
 const Colors = 8
 
-// Size of a chart, in its own units: a phone shows it at about three quarters of that.
-const width, height, textSize = 480, 300, 13
+// Size of a chart, in its own units: a phone shows it a little smaller than that.
+const width, height, textSize = 400, 270, 13
 
 // Point is one value of a series. Y must be above 0 on a Log axis.
 type Point struct{ X, Y float64 }
