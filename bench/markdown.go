@@ -71,7 +71,7 @@ func Markdown(table []Summary, runs []*Result, f File) string {
 func stages(table []Summary, sweep bool) string {
 	var b strings.Builder
 	for _, s := range table {
-		if s.DurableP99 == nil {
+		if s.DurableP99 == nil || s.Class != Flushed {
 			continue
 		}
 		name := s.Row

@@ -53,12 +53,14 @@ func TestTraceSince(t *testing.T) {
 
 func TestStagesInATable(t *testing.T) {
 	run := func(durable, journal uint64) *Result {
-		return &Result{Trace: &Trace{Durable: StageTimes{Count: 20000, Buckets: [][2]uint64{{durable, 20000}}}, Journal: StageTimes{Count: 20000, Buckets: [][2]uint64{{journal, 20000}}}}}
+		return &Result{Class: Flushed, Trace: &Trace{Durable: StageTimes{Count: 20000, Buckets: [][2]uint64{{durable, 20000}}}, Journal: StageTimes{Count: 20000, Buckets: [][2]uint64{{journal, 20000}}}}}
 	}
 	table := []Summary{
 		Summarize("journal", 16, []*Result{run(3e6, 2e6), run(9e6, 3e6), run(2e6, 1e6)}),
 		Summarize("kafka", 16, []*Result{{}, {}}),
+		Summarize("os", 16, []*Result{run(3e6, 2e6)}),
 	}
+	table[2].Class = Cached
 	if got, want := stages(table, false), "- journal: from append to flushed p99 3.00 ms; the journal's own writes p99 2.00 ms (1.50×)\n"; got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}

@@ -100,6 +100,7 @@ func (h *hand) turn() {
 	for _, l := range h.Loops() {
 		l.Step()
 	}
+	runtime.Gosched() // the workers of epoll's backend, where there is one processor
 }
 
 func (h *hand) step(until *bool) {

@@ -225,24 +225,19 @@ func (s standing) failingSync() outcome {
 		}
 		return loses(s.Bounds, "what was not on disk when it failed; "+offline)
 	}
-	again := "what only the page cache holds"
-	if s.Policy == log.Journal {
-		again += ", and forgets the journal's copy of it"
-	}
-	weakness := "Reboot the machine before the broker starts again: a start without a reboot takes for whole " + again +
-		"; what it acknowledges or shows then, a power loss can take"
+	const restart = "The next start writes again what the page cache may hold and the disk may not (sync-failed in the log directory)"
 	if !s.Sync {
 		late := ""
 		if s.Policy == log.OS {
 			late = " (there is a sync only when a segment is full or closed, so it is noticed late)"
 		}
-		return loses(s.Bounds, "what was not on disk when it failed. The partition takes no more records"+late+". "+weakness)
+		return loses(s.Bounds, "what was not on disk when it failed. The partition takes no more records"+late+". "+restart)
 	}
 	fenced := "the partition takes no more records and keeps what was acknowledged"
 	if s.Policy == log.Journal {
 		fenced = "one of a segment takes its partition out of service, one of the journal all partitions of its core, and what was acknowledged is kept"
 	}
-	return survives("what waited for it is not acknowledged; " + fenced + ". " + weakness)
+	return survives("what waited for it is not acknowledged; " + fenced + ". " + restart)
 }
 
 // summary says in a sentence what an acknowledgement means.
