@@ -26,6 +26,7 @@ type Server struct {
 	mu      sync.Mutex
 	conns   map[net.Conn]bool
 	streams map[string]*stream
+	read    map[string]int // by consumer: messages that it was given
 }
 
 type stream struct {
@@ -36,7 +37,7 @@ type stream struct {
 
 // Start listens at address.
 func (s *Server) Start(address string) (err error) {
-	s.conns, s.streams = map[net.Conn]bool{}, map[string]*stream{}
+	s.conns, s.streams, s.read = map[net.Conn]bool{}, map[string]*stream{}, map[string]int{}
 	if s.listener, err = net.Listen("tcp", address); err != nil {
 		return err
 	}
@@ -188,10 +189,16 @@ func (c *client) answer(subject, reply string, data []byte) string {
 	case strings.HasPrefix(api, "CONSUMER.DELETE."):
 		return `{"success":true}`
 	case strings.HasPrefix(api, "CONSUMER.MSG.NEXT."):
+		var ask struct{ Batch int }
+		if err := json.Unmarshal(data, &ask); err != nil {
+			return refusal(400, "no pull request")
+		}
 		stream, consumer := f[3], f[4]
 		messages := s.streams[stream].messages
-		for i, m := range messages {
-			c.deliver(reply, fmt.Sprintf("$JS.ACK.%s.%s.1.%d.%d.1.%d", stream, consumer, i+1, i+1, len(messages)-i-1), m)
+		for ; ask.Batch > 0 && s.read[consumer] < len(messages); ask.Batch-- {
+			i := s.read[consumer]
+			s.read[consumer]++
+			c.deliver(reply, fmt.Sprintf("$JS.ACK.%s.%s.1.%d.%d.1.%d", stream, consumer, i+1, i+1, len(messages)-i-1), messages[i])
 		}
 		return ""
 	}
