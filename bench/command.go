@@ -209,7 +209,7 @@ func parseProduce(args []string, stderr io.Writer) (*produce, error) {
 	f.StringVar(&p.page, "report", "", "write a page with charts to `FILE.html`")
 	compare := f.String("compare", "", "flush `policies` to compare, as write,file,journal,interval,os")
 	var managed list
-	f.Var(&managed, "peer", "a peer that is installed, started and stopped here as a row, with or without --compare: `[NAME=]kafka[+topic.setting=value]`; repeatable")
+	f.Var(&managed, "peer", "a peer that is installed, started and stopped here as a row, with or without --compare: `[NAME=]kafka[+topic.setting=value]` or [NAME=]nats[+sync_interval=always]; repeatable")
 	f.Var(&p.peers, "peer-bootstrap", "another broker as a row, with or without --compare: `NAME=HOST:PORT[,HOST:PORT][+topic.setting=value]`; repeatable")
 	f.IntVar(&p.rule.Runs, "runs", 5, "when comparing: runs of each row")
 	f.IntVar(&p.rule.RepeatsMax, "repeats", 2, fmt.Sprintf("when comparing: how often a run with more than %.0f %% CPU steal is made again", StealMax))
@@ -299,6 +299,14 @@ func (p *produce) check() error {
 		w := p.of(n)
 		if err := w.Validate(); err != nil {
 			return err
+		}
+		for _, spec := range p.managed {
+			if spec.Kind.Protocol != peer.NATS {
+				continue
+			}
+			if err := natsTakes(w); err != nil {
+				return fmt.Errorf("--peer %s: %w", spec.Label, err)
+			}
 		}
 	}
 	p.workload = p.of(p.partitions[0])

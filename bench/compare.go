@@ -267,7 +267,7 @@ func runRow(ctx context.Context, row Row, w Workload, c Confinement, o Options) 
 		}
 	}
 	switch row.Target.(type) {
-	case *Serve, *Managed:
+	case *Serve, *Managed, *ManagedNATS:
 		o.Keep = true // its whole directory goes
 	}
 	if res, err = Run(ctx, row.Target, w.with(row.Config), o); err != nil {

@@ -149,6 +149,10 @@ func TestClassOf(t *testing.T) {
 		{map[string]string{"flush.policy": "os", "flush.messages": "1"}, Cached},
 		{map[string]string{"flush.messages": "1"}, Flushed},
 		{map[string]string{"flush.messages": "9223372036854775807"}, Cached},
+		{map[string]string{"sync_always": "true", "storage": "file"}, Flushed},
+		{map[string]string{"sync_always": "true", "storage": "file", "persist_mode": "default"}, Flushed},
+		{map[string]string{"sync_always": "true", "storage": "file", "persist_mode": "async"}, Cached},
+		{map[string]string{"sync_always": "false", "sync_interval": "10s", "storage": "file"}, Cached},
 		{nil, Cached},
 	} {
 		if got := classOf(c.settings); got != c.want {

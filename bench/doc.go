@@ -4,8 +4,8 @@
 // Four nouns carry it:
 //
 //   - [Workload] says what is asked: rate, partitions, sizes, acks, times.
-//   - [Target] is what is measured: a broker that runs ([Kafka]), or one that the
-//     harness starts and stops: ours ([Serve]), or a peer of package peer ([Managed]).
+//   - [Target] is what is measured: a broker that runs ([Kafka], [NATS]), or one that the
+//     harness starts and stops: ours ([Serve]), or a peer of package peer ([Managed], [ManagedNATS]).
 //   - [Client] is how records get there. It belongs to a target.
 //   - [Result] is what one run saw, with raw histograms and the settings that
 //     the broker itself reports.

@@ -11,6 +11,32 @@ import (
 // peerReadyTimeout is long: a JVM that shares one CPU with others takes half a minute to start.
 const peerReadyTimeout = 2 * time.Minute
 
+// startPeer starts a peer and waits until it takes topics. On an error nothing is left of it.
+func startPeer(ctx context.Context, p peer.Peer, cpus []int) (TargetInfo, error) {
+	err := p.Start(ctx)
+	if err == nil {
+		waiting, cancel := context.WithTimeout(ctx, peerReadyTimeout)
+		defer cancel()
+		err = p.Ready(waiting)
+	}
+	if err != nil {
+		p.Kill() // Stop would tell again how it ended
+		return TargetInfo{}, errors.Join(err, p.Stop())
+	}
+	at := p.Info()
+	return TargetInfo{PID: at.PID, DataDir: at.DataDir, Command: at.Command, Ready: at.Ready, CPUs: cpuList(cpus)}, nil
+}
+
+// managed makes the target for a peer that is started here.
+func managed(spec peer.Spec, o peer.Options) Target {
+	o.Settings = spec.Server
+	p := spec.Kind.New(o)
+	if spec.Kind.Protocol == peer.NATS {
+		return &ManagedNATS{NATS: NATS{Name: spec.Label}, Peer: p, CPUs: o.CPUs}
+	}
+	return &Managed{Kafka: Kafka{Name: spec.Label}, Peer: p, CPUs: o.CPUs}
+}
+
 // Managed is a peer that speaks Kafka's protocol and that the harness starts on an empty directory
 // and free ports, and ends and clears away in Stop, as Serve does with a broker of our own.
 type Managed struct {
@@ -21,20 +47,12 @@ type Managed struct {
 }
 
 // Start implements Target.
-func (m *Managed) Start(ctx context.Context) error {
-	err := m.Peer.Start(ctx)
-	if err == nil {
-		waiting, cancel := context.WithTimeout(ctx, peerReadyTimeout)
-		defer cancel()
-		err = m.Peer.Ready(waiting)
-	}
-	if err != nil {
-		m.Peer.Kill() // Stop would tell again how it ended
-		return errors.Join(err, m.Stop())
+func (m *Managed) Start(ctx context.Context) (err error) {
+	if m.info, err = startPeer(ctx, m.Peer, m.CPUs); err != nil {
+		return err
 	}
 	at := m.Peer.Info()
 	m.Address = at.Address
-	m.info = TargetInfo{PID: at.PID, DataDir: at.DataDir, Command: at.Command, Ready: at.Ready, CPUs: cpuList(m.CPUs)}
 	if err := m.Kafka.Start(ctx); err != nil {
 		return errors.Join(err, m.Stop())
 	}
@@ -50,3 +68,27 @@ func (m *Managed) Kill() error {
 	m.Peer.Kill()
 	return m.Kafka.Stop()
 }
+
+// ManagedNATS is the same for a NATS server with JetStream.
+type ManagedNATS struct {
+	NATS
+
+	Peer peer.Peer
+	CPUs []int // the peer's, for Info
+}
+
+// Start implements Target.
+func (m *ManagedNATS) Start(ctx context.Context) (err error) {
+	if m.info, err = startPeer(ctx, m.Peer, m.CPUs); err != nil {
+		return err
+	}
+	at := m.Peer.Info()
+	m.Address, m.Monitor = at.Address, at.Monitor
+	if err := m.NATS.Start(ctx); err != nil {
+		return errors.Join(err, m.Stop())
+	}
+	return nil
+}
+
+// Stop implements Target.
+func (m *ManagedNATS) Stop() error { return errors.Join(m.NATS.Stop(), m.Peer.Stop()) }

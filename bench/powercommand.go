@@ -93,6 +93,9 @@ func parsePowerLoss(args []string, stderr io.Writer) (*powerCommand, error) {
 		if err != nil {
 			return nil, fmt.Errorf("--peer: %w", err)
 		}
+		if spec.Kind.Protocol != peer.Kafka {
+			return nil, fmt.Errorf("--peer %s: the power is cut of brokers that speak Kafka's protocol only", s)
+		}
 		p.managed = append(p.managed, spec)
 	}
 	given := false

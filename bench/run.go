@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -78,6 +79,7 @@ func Run(ctx context.Context, t Target, w Workload, o Options) (*Result, error) 
 		Started: time.Now().UTC(), Workload: w, Loop: w.Loop(), Target: t.Info(),
 		Topic: fmt.Sprintf("millrace-bench-%08x", number),
 	}
+	res.Notes = slices.Clone(res.Target.Notes)
 	o.phase("creating topic %s with %d partitions", res.Topic, w.Partitions)
 	if err := t.Create(ctx, res.Topic, w); err != nil {
 		return nil, err

@@ -61,8 +61,8 @@ func (p *produce) rows(c Confinement) (rows []Row, err error) {
 		rows = append(rows, row)
 	}
 	for _, spec := range p.managed {
-		made := spec.Kind.New(peer.Options{Parent: p.dir, CPUs: c.Broker, Say: p.say})
-		rows = append(rows, Row{Name: spec.Label, Target: &Managed{Kafka: Kafka{Name: spec.Label}, Peer: made, CPUs: c.Broker}, Config: spec.Config})
+		t := managed(spec, peer.Options{Parent: p.dir, CPUs: c.Broker, Say: p.say})
+		rows = append(rows, Row{Name: spec.Label, Target: t, Config: spec.Config})
 	}
 	for _, s := range p.peers {
 		name, address, config, err := parsePeer(s)

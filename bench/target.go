@@ -68,6 +68,7 @@ type TargetInfo struct {
 	CPUs      string   `json:"cpus,omitempty"`  // what it was confined to, if by the harness
 	Admin     string   `json:"admin,omitempty"` // the admin.listener of a Millrace that the harness started
 	ClientLib string   `json:"client"`
+	Notes     []string `json:"notes,omitempty"` // what holds of every run against it
 }
 
 // Class names what an acknowledgement is worth on one broker.
@@ -84,8 +85,12 @@ const (
 var policies = map[string]Class{"os": Cached, "interval": Window, "write": Flushed, "file": Flushed, "journal": Flushed}
 
 // classOf derives the class from settings that the target itself reports; a
-// broker that knows no flush.policy is judged by Kafka's flush.messages.
+// broker that knows no flush.policy is judged by JetStream's settings if it has
+// those, else by Kafka's flush.messages.
 func classOf(settings map[string]string) Class {
+	if _, ok := settings["sync_always"]; ok {
+		return natsClass(settings)
+	}
 	if c, ok := policies[settings["flush.policy"]]; ok {
 		return c
 	}

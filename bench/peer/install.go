@@ -13,26 +13,27 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// jarsOf is the directory for the jars that a pom names, in the user's cache directory. A pom that
-// changes has another one. Deleting it is safe while nothing runs.
-func jarsOf(name string, pom []byte) (string, error) {
+// installed is the directory for what is installed under that name, in the user's cache directory. Deleting it is safe while
+// nothing runs.
+func installed(name string) (string, error) {
 	cache, err := os.UserCacheDir()
 	if err != nil {
 		return "", fmt.Errorf("the user's cache directory: %w", err)
 	}
-	sum := sha256.Sum256(pom)
-	return filepath.Join(cache, "millrace", "peers", fmt.Sprintf("%s-%x", name, sum[:6])), nil
+	return filepath.Join(cache, "millrace", "peers", name), nil
 }
 
-// fetchJars makes Maven copy all that a pom depends on into dir, unless it is there. dir appears whole, or
-// not at all. Several processes may do so at once.
-func fetchJars(ctx context.Context, dir string, pom []byte, say func(string, ...any)) error {
+// jarsOf is the directory for the jars that a pom names. A pom that changes has another one.
+func jarsOf(name string, pom []byte) (string, error) {
+	sum := sha256.Sum256(pom)
+	return installed(fmt.Sprintf("%s-%x", name, sum[:6]))
+}
+
+// fetch makes dir, unless it is there: get fetches into the directory that it is given, and returns the one within it that
+// becomes dir. dir appears whole, or not at all. Several processes may do so at once.
+func fetch(ctx context.Context, dir string, get func(work string) (string, error)) error {
 	if _, err := os.Stat(dir); err == nil {
 		return nil
-	}
-	mvn, err := exec.LookPath("mvn")
-	if err != nil {
-		return errors.New("the jars are fetched with Maven, and there is no mvn in PATH: install maven")
 	}
 	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
 		return err
@@ -45,29 +46,47 @@ func fetchJars(ctx context.Context, dir string, pom []byte, say func(string, ...
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
 		return fmt.Errorf("lock %s: %w", lock.Name(), err)
 	}
-	if _, err := os.Stat(dir); err == nil { // another process has fetched them meanwhile
+	if _, err := os.Stat(dir); err == nil { // another process has fetched it meanwhile
 		return nil
 	}
-	say("fetching the jars into %s with Maven", dir)
+	if err := ctx.Err(); err != nil { // the other one may have taken long
+		return err
+	}
 	work, err := os.MkdirTemp(filepath.Dir(dir), "fetching-")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(work)
-	if err := os.WriteFile(filepath.Join(work, "pom.xml"), pom, 0o644); err != nil {
+	whole, err := get(work)
+	if err != nil {
 		return err
 	}
-	libs := filepath.Join(work, "libs")
-	maven := process.Process{Path: mvn, Args: []string{"-q", "-B", "-f", filepath.Join(work, "pom.xml"),
-		"dependency:copy-dependencies", "-DincludeScope=runtime", "-DoutputDirectory=" + libs}}
-	if err := maven.Start(); err != nil {
-		return err
-	}
-	if err := maven.Wait(ctx); err != nil {
-		return fmt.Errorf("Maven could not fetch the jars: %w", err)
-	}
-	if jars, err := filepath.Glob(filepath.Join(libs, "*.jar")); err != nil || len(jars) == 0 {
-		return fmt.Errorf("Maven fetched no jars and did not say why\n%s", maven.Tail())
-	}
-	return os.Rename(libs, dir)
+	return os.Rename(whole, dir)
+}
+
+// fetchJars makes Maven copy all that a pom depends on into dir, unless it is there.
+func fetchJars(ctx context.Context, dir string, pom []byte, say func(string, ...any)) error {
+	return fetch(ctx, dir, func(work string) (string, error) {
+		mvn, err := exec.LookPath("mvn")
+		if err != nil {
+			return "", errors.New("the jars are fetched with Maven, and there is no mvn in PATH: install maven")
+		}
+		say("fetching the jars into %s with Maven", dir)
+		if err := os.WriteFile(filepath.Join(work, "pom.xml"), pom, 0o644); err != nil {
+			return "", err
+		}
+		libs := filepath.Join(work, "libs")
+		maven := process.Process{Path: mvn, Args: []string{"-q", "-B", "-f", filepath.Join(work, "pom.xml"),
+			"dependency:copy-dependencies", "-DincludeScope=runtime", "-DoutputDirectory=" + libs}}
+		if err := maven.Start(); err != nil {
+			return "", err
+		}
+		if err := maven.Wait(ctx); err != nil {
+			return "", fmt.Errorf("Maven could not fetch the jars: %w", err)
+		}
+		if jars, err := filepath.Glob(filepath.Join(libs, "*.jar")); err != nil || len(jars) == 0 {
+			return "", fmt.Errorf("Maven fetched no jars and did not say why\n%s", maven.Tail())
+		}
+		return libs, nil
+	})
 }

@@ -35,7 +35,7 @@ var (
 	kafkaLog4j []byte
 )
 
-var kafkaKind = Kind{Name: "kafka", Version: kafkaVersion, TopicSettings: kafkaTopicSettings, New: func(o Options) Peer { return &kafka{Options: o} }}
+var kafkaKind = Kind{Name: "kafka", Version: kafkaVersion, Protocol: Kafka, TopicSettings: kafkaTopicSettings, New: func(o Options) Peer { return &kafka{Options: o} }}
 
 // kafkaTopicSettings are what DescribeConfigs gives for a topic of Kafka 4.3.1.
 var kafkaTopicSettings = []string{

@@ -16,7 +16,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-var fake struct {
+// builds of the programs that stand in for others
+var fake, fakeNATS struct {
 	sync.Once
 	dir string
 	err error
@@ -24,8 +25,10 @@ var fake struct {
 
 func TestMain(m *testing.M) {
 	code := m.Run()
-	if fake.dir != "" {
-		os.RemoveAll(fake.dir)
+	for _, dir := range []string{fake.dir, fakeNATS.dir} {
+		if dir != "" {
+			os.RemoveAll(dir)
+		}
 	}
 	os.Exit(code)
 }

@@ -1,7 +1,8 @@
 // Package peer installs, starts and ends brokers of other makes, for comparisons with ours.
 //
-// A [Peer] is one broker on this machine, a [Kind] is a make of them. There is one, Apache Kafka
-// (kafka.go). A second one is a file that implements Peer and a line in kinds.
+// A [Peer] is one broker on this machine, a [Kind] is a make of them. There are Apache Kafka (kafka.go) and NATS
+// with JetStream (nats.go). A further one is a file that implements Peer and a line in kinds; one that speaks a further
+// protocol needs a Target in package bench.
 //
 // Whoever measures decides about directory and CPUs ([Options]); a peer's own file, embedded here, is
 // its configuration. What Start began, Stop ends and clears away, also after a failed or
@@ -42,6 +43,8 @@ type Options struct {
 	Data   string // an empty directory for its records, which stays; "": one in its own, which goes
 	CPUs   []int  // what it is confined to from its first instruction; empty: nothing
 	Say    func(format string, args ...any)
+
+	Settings map[string]string // of the broker, as Spec has them
 }
 
 func (o Options) say(format string, args ...any) {
@@ -53,6 +56,7 @@ func (o Options) say(format string, args ...any) {
 // Info is what runs.
 type Info struct {
 	Address string // host:port
+	Monitor string // host:port of its monitoring over HTTP; "" where the protocol itself tells settings
 	Version string
 	PID     int
 	DataDir string
@@ -60,15 +64,26 @@ type Info struct {
 	Ready   float64 // seconds from exec until it took topics; without the formatting of its storage
 }
 
+// Protocol is what a broker speaks with those who produce and consume.
+type Protocol string
+
+// The protocols.
+const (
+	Kafka Protocol = "Kafka's protocol"
+	NATS  Protocol = "NATS's protocol"
+)
+
 // Kind is a make of broker.
 type Kind struct {
-	Name          string
-	Version       string
-	TopicSettings []string // what it knows as a topic's settings
-	New           func(Options) Peer
+	Name           string
+	Version        string
+	Protocol       Protocol
+	TopicSettings  []string                            // what it knows as a topic's settings
+	ServerSettings map[string]func(value string) error // what may be set of the broker itself, each with what checks a value
+	New            func(Options) Peer
 }
 
-var kinds = []Kind{kafkaKind}
+var kinds = []Kind{kafkaKind, natsKind}
 
 // Names lists the kinds that Lookup knows.
 func Names() []string {
@@ -94,10 +109,11 @@ type Spec struct {
 	Label  string // what its row is called
 	Kind   Kind
 	Config map[string]string // its topics' settings
+	Server map[string]string // its own settings
 }
 
-// Parse reads [LABEL=]KIND[+topic.setting=value]... Without a label all of it is the label. A setting
-// that the kind does not know as a topic's is an error: the row would be named after what was not done.
+// Parse reads [LABEL=]KIND[+setting=value]... Without a label all of it is the label. A setting is a topic's or the broker's;
+// one that the kind does not know is an error: the row would be named after what was not done.
 func Parse(s string) (Spec, error) {
 	parts := strings.Split(s, "+")
 	label, name, labelled := strings.Cut(parts[0], "=")
@@ -111,16 +127,23 @@ func Parse(s string) (Spec, error) {
 	if err != nil {
 		return Spec{}, fmt.Errorf("peer %q: %w", s, err)
 	}
-	spec := Spec{Label: label, Kind: kind, Config: map[string]string{}}
+	spec := Spec{Label: label, Kind: kind, Config: map[string]string{}, Server: map[string]string{}}
 	for _, kv := range parts[1:] {
 		key, value, ok := strings.Cut(kv, "=")
+		check, ofServer := kind.ServerSettings[key]
 		switch {
 		case !ok || value == "":
 			return Spec{}, fmt.Errorf("peer %q: %q is not key=value", s, kv)
-		case !slices.Contains(kind.TopicSettings, key):
-			return Spec{}, fmt.Errorf("peer %q: %s %s has no topic setting %q", s, kind.Name, kind.Version, key)
+		case ofServer:
+			if err := check(value); err != nil {
+				return Spec{}, fmt.Errorf("peer %q: %s: %w", s, key, err)
+			}
+			spec.Server[key] = value
+		case slices.Contains(kind.TopicSettings, key):
+			spec.Config[key] = value
+		default:
+			return Spec{}, fmt.Errorf("peer %q: %s %s has no setting %q that can be given here", s, kind.Name, kind.Version, key)
 		}
-		spec.Config[key] = value
 	}
 	return spec, nil
 }

@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// probeTimeout is how long one question of TakesTopics may wait for its answer.
+// probeTimeout is how long one question of TakesTopics or TakesStreams may wait for its answer.
 const probeTimeout = time.Second
 
 // TakesTopics reports whether the broker at address, which speaks Kafka's protocol, would make a topic now. That is later than its
@@ -45,4 +47,22 @@ func TakesTopics(ctx context.Context, address string) error {
 		return fmt.Errorf("asked for one topic, answered for %d", len(created.Topics))
 	}
 	return kerr.ErrorForCode(created.Topics[0].ErrorCode)
+}
+
+// TakesStreams reports whether the NATS server at address would make a stream now: whether JetStream answers that it is there for
+// this account. Nothing is made.
+func TakesStreams(ctx context.Context, address string) error {
+	conn, err := nats.Connect("nats://"+address, nats.Name("millrace-bench"), nats.NoReconnect(), nats.Timeout(probeTimeout))
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	js, err := jetstream.New(conn)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	_, err = js.AccountInfo(ctx)
+	return err
 }

@@ -26,6 +26,7 @@ import (
 type Process struct {
 	Path   string
 	Args   []string  // without the program itself
+	Env    []string  // NAME=value, beside and above the bench's own
 	CPUs   []int     // what it may run on; empty: what the bench may run on
 	Output io.Writer // is given what it prints as well; may be nil
 
@@ -38,6 +39,7 @@ type Process struct {
 func (p *Process) Start() error {
 	p.tail = tail{}
 	cmd := exec.Command(p.Path, p.Args...)
+	cmd.Env = append(os.Environ(), p.Env...)
 	cmd.Stdout = &p.tail
 	if p.Output != nil {
 		cmd.Stdout = io.MultiWriter(&p.tail, p.Output)

@@ -1,0 +1,255 @@
+package bench
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/millrace/millrace/bench/natsfake"
+	"github.com/millrace/millrace/bench/peer"
+)
+
+// fakeJetStream is a NATS target whose server is s, and whose monitoring says varz.
+func fakeJetStream(t *testing.T, s *natsfake.Server, varz string) *NATS {
+	t.Helper()
+	if err := s.Start("127.0.0.1:0"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Stop)
+	monitor := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/varz" {
+			http.NotFound(w, r)
+			return
+		}
+		io.WriteString(w, varz)
+	}))
+	t.Cleanup(monitor.Close)
+	n := &NATS{Name: "nats", Address: s.Address(), Monitor: monitor.Listener.Addr().String()}
+	if err := n.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { n.Stop() })
+	return n
+}
+
+const (
+	varzAlways  = `{"jetstream":{"config":{"sync_interval":120000000000,"sync_always":true}}}`
+	varzDefault = `{"jetstream":{"config":{"sync_interval":120000000000}}}`
+)
+
+// natsWorkload is short: 400 records over 4 partitions by 2 producers.
+func natsWorkload() Workload {
+	return Workload{Rate: 2000, Partitions: 4, Replication: -1, Size: 64, Batch: 2, Acks: "all", Producers: 2, Compression: "none", Duration: 200 * time.Millisecond, DrainTimeout: 5 * time.Second}
+}
+
+func TestNATSRunIsReadBackAndRemoved(t *testing.T) {
+	s := &natsfake.Server{}
+	n := fakeJetStream(t, s, varzAlways)
+	r, err := Run(t.Context(), n, natsWorkload(), Options{Verify: true, VerifyMax: 1 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.Verify.State != "passed" || r.Verify.Acknowledged != 400 || r.Verify.Read != 400 || r.Failed != 0 || r.Hanging != 0 {
+		t.Errorf("%+v, %d failed, %d unfinished: %s", r.Verify, r.Failed, r.Hanging, r.Error)
+	}
+	if r.Class != Flushed || r.Settings["sync_always"] != "true" || r.Settings["sync_interval"] != "2m0s" || r.Settings["storage"] != "file" || r.Settings["num_replicas"] != "1" {
+		t.Errorf("%s, settings %v %s", r.Class, r.Settings, r.SettingsError)
+	}
+	if r.perBatch() != 1 || r.Target.Version != "NATS server 2.99.0" {
+		t.Errorf("%v records a batch, %+v", r.perBatch(), r.Target)
+	}
+	for _, want := range []string{"stored and acknowledged by itself", "with 1.0 records on average, not 2"} {
+		if !strings.Contains(strings.Join(r.Notes, "\n"), want) {
+			t.Errorf("no %q in the notes %q", want, r.Notes)
+		}
+	}
+	if left := s.Streams(); len(left) != 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
+func TestNATSSaturatesWithinWhatIsAsked(t *testing.T) {
+	n := fakeJetStream(t, &natsfake.Server{}, varzDefault)
+	w := natsWorkload()
+	w.Rate, w.InFlight, w.Batch = 0, 10, 1
+	r, err := Run(t.Context(), n, w, Options{Verify: true, VerifyMax: 64 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.Class != Cached || r.Verify.State != "passed" || r.Acked == 0 || r.Failed+r.Hanging != 0 {
+		t.Errorf("%s, %d acknowledged, %d failed, %d unfinished, %+v", r.Class, r.Acked, r.Failed, r.Hanging, r.Verify)
+	}
+}
+
+func TestNATSLossAndRefusalAreSeen(t *testing.T) {
+	n := 0 // the server asks one at a time
+	s := &natsfake.Server{Publish: func(stream string, sequence int, _ []byte) (string, bool) {
+		switch n++; n {
+		case 7:
+			return fmt.Sprintf(`{"stream":%q,"seq":%d}`, stream, sequence), false // acknowledged, not stored
+		case 9:
+			return `{"error":{"code":429,"err_code":10167,"description":"too many requests"}}`, false
+		}
+		return fmt.Sprintf(`{"stream":%q,"seq":%d}`, stream, sequence), true
+	}}
+	r, err := Run(t.Context(), fakeJetStream(t, s, varzDefault), natsWorkload(), Options{Verify: true, VerifyMax: 1 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.Verify.State != "FAILED" || r.Verify.Lost != 1 || r.Failed != 1 || !strings.Contains(r.Error, "too many requests") {
+		t.Errorf("%+v, %d failed: %s", r.Verify, r.Failed, r.Error)
+	}
+}
+
+// What is not answered stays in flight, holds its slot, and ends when the client is closed.
+func TestNATSWithoutAnswersIsUnfinished(t *testing.T) {
+	s := &natsfake.Server{Publish: func(string, int, []byte) (string, bool) { return "", true }}
+	n := fakeJetStream(t, s, varzDefault)
+	w := natsWorkload()
+	w.Rate, w.InFlight, w.Batch, w.DrainTimeout = 0, 6, 1, 10*time.Millisecond
+	r, err := Run(t.Context(), n, w, Options{Verify: true, VerifyMax: 1 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.Acked != 0 || r.Failed != 0 || r.Hanging != 6 || r.OK() {
+		t.Errorf("%d acknowledged, %d failed, %d unfinished", r.Acked, r.Failed, r.Hanging)
+	}
+}
+
+// A connection that breaks leaves what was in flight without a known end: it is not made again.
+func TestNATSThatHangsUpIsUnfinished(t *testing.T) {
+	s := &natsfake.Server{}
+	n := fakeJetStream(t, s, varzDefault)
+	w := natsWorkload()
+	w.Partitions, w.Producers = 1, 1
+	if err := n.Create(t.Context(), "topic", w); err != nil {
+		t.Fatal(err)
+	}
+	var ended []error
+	c, err := n.NewClient("topic", w, func(_ []byte, err error) { ended = append(ended, err) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	send := func() { c.Send(0, [][]byte{[]byte("value")}) }
+	send()
+	if err := c.Drain(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	s.Hangup()
+	for !c.(*natsClient).conn.IsClosed() {
+		sleep(time.Millisecond)
+	}
+	send()
+	if err := c.Drain(over); err == nil {
+		t.Error("drained with one in flight")
+	}
+	c.Close()
+	send()
+	c.Close()
+	if len(ended) != 3 || ended[0] != nil || ended[1] == nil || ended[2] == nil {
+		t.Errorf("ended with %v", ended)
+	}
+}
+
+func TestNATSSettingsComeFromTheServer(t *testing.T) {
+	w := natsWorkload()
+	s := &natsfake.Server{Config: `,"persist_mode":"async"`}
+	n := fakeJetStream(t, s, varzAlways)
+	if err := n.Create(t.Context(), "topic", w); err != nil {
+		t.Fatal(err)
+	}
+	settings, err := n.Settings(t.Context(), "topic")
+	if err != nil || settings["persist_mode"] != "async" || classOf(settings) != Cached {
+		t.Errorf("%v %v: what is persisted asynchronously is not flushed", settings, err)
+	}
+	s.Config = ""
+	if err := n.createStream(t.Context(), "topic", 2); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := n.Settings(t.Context(), "topic"); err == nil || !strings.Contains(err.Error(), "stream topic-2 has other settings") {
+		t.Errorf("streams that differ: %v", err)
+	}
+	n = fakeJetStream(t, &natsfake.Server{}, `{}`)
+	if err := n.Create(t.Context(), "topic", w); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := n.Settings(t.Context(), "topic"); err == nil || !strings.Contains(err.Error(), "no configuration of JetStream") {
+		t.Errorf("a server without JetStream: %v", err)
+	}
+}
+
+func TestNATSRefusesWhatItHasNot(t *testing.T) {
+	for args, want := range map[string]string{
+		"--acks 0":                               "acks 0",
+		"--compression lz4":                      "does not compress",
+		"--replication-factor 3":                 "3 replicas",
+		"--topic-config flush.messages=1":        `no setting "flush.messages"`,
+		"--partitions 1,4 --acks 0":              "acks 0",
+		"--topic-config max.message.bytes=90000": "",
+	} {
+		p, err := parseProduce(append([]string{"--peer", "n=nats+sync_interval=always"}, strings.Fields(args)...), io.Discard)
+		switch {
+		case want == "" && err != nil, want != "" && (err == nil || !strings.Contains(err.Error(), want)):
+			t.Errorf("%s: %v", args, err)
+		case want == "":
+			rows, err := p.rows(Confinement{Broker: []int{0}})
+			if err != nil || len(rows) != 1 || rows[0].Name != "n" || len(rows[0].Config) != 0 {
+				t.Fatalf("%+v %v", rows, err)
+			}
+			if m, ok := rows[0].Target.(*ManagedNATS); !ok || len(m.CPUs) != 1 {
+				t.Errorf("%+v", rows[0].Target)
+			}
+		}
+	}
+	w := natsWorkload()
+	w.Size = 2 << 20
+	if err := fakeJetStream(t, &natsfake.Server{}, varzDefault).Create(t.Context(), "topic", w); err == nil || !strings.Contains(err.Error(), "max_payload of 1048576") {
+		t.Errorf("records over max_payload: %v", err)
+	}
+	if _, err := parsePowerLoss([]string{"--peer", "nats"}, io.Discard); err == nil || !strings.Contains(err.Error(), "Kafka's protocol only") {
+		t.Errorf("power loss: %v", err)
+	}
+}
+
+func TestNATSInFlightKeepsBelowTheServersBounds(t *testing.T) {
+	for _, w := range []Workload{
+		{Rate: 1, Size: 32, Producers: 1}, {Rate: 1, Size: 32, Producers: 500}, {Rate: 1, Size: 1 << 20, Producers: 8}, {Rate: 1, Size: 1 << 20, Producers: 90},
+	} {
+		if all := natsInFlight(w) * w.Producers; all > 100_000 || all*w.Size > 128<<20 || natsInFlight(w) < 1 || natsInFlight(w) > natsInFlightEach {
+			t.Errorf("%+v: %d each", w, natsInFlight(w))
+		}
+	}
+}
+
+// natsPeer is a peer whose server is within this process.
+type natsPeer struct {
+	pretendPeer
+	server  natsfake.Server
+	monitor string
+}
+
+func (p *natsPeer) Info() peer.Info {
+	return peer.Info{Address: p.server.Address(), Monitor: p.monitor, Version: "NATS server", DataDir: "/data", Ready: 0.5}
+}
+
+func TestManagedNATSIsStartedAndStopped(t *testing.T) {
+	p := &natsPeer{monitor: "127.0.0.1:1"}
+	if err := p.server.Start("127.0.0.1:0"); err != nil {
+		t.Fatal(err)
+	}
+	defer p.server.Stop()
+	m := &ManagedNATS{NATS: NATS{Name: "nats"}, Peer: p, CPUs: []int{0}}
+	if err := m.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if info := m.Info(); info.Version != "NATS server 2.99.0" || info.Ready != 0.5 || info.CPUs != "0" || info.DataDir != "/data" || info.Address != p.server.Address() || m.Monitor != p.monitor {
+		t.Errorf("%+v", info)
+	}
+	if err := m.Stop(); err != nil || p.starts != 1 || p.stops != 1 {
+		t.Errorf("%d starts, %d stops, %v", p.starts, p.stops, err)
+	}
+}
