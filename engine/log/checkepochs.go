@@ -97,6 +97,7 @@ func (r *recovery) findEpochs() error {
 // see takes in the epoch of the batch at offset start, as a scan finds it.
 func (e *epochs) see(epoch int32, start int64) {
 	switch latest := e.latest(); {
+	case epoch < -1: // no epoch: the header is damaged
 	case epoch > latest:
 		e.assign(epoch, start)
 		e.below = 0

@@ -40,6 +40,12 @@ func FuzzRecover(f *testing.F) {
 	long := bytes.Clone(log)
 	long[8] = 0x7f
 	f.Add(long, index, times, snapshot, int64(0), false)
+	for _, epoch := range []string{"\x80\x00\x00\x00", "\xff\xff\xff\xfe"} { // below any there can be
+		odd := bytes.Clone(log)
+		copy(odd[12:], epoch)
+		f.Add(odd, index, times, snapshot, int64(0), false)
+		f.Add(odd, index, times, snapshot, int64(10), true)
+	}
 	f.Fuzz(func(t *testing.T, log, index, times, snapshot []byte, point int64, clean bool) {
 		r := newRig(t, 1).open()
 		l := r.create("t")
