@@ -65,6 +65,7 @@ type Broker struct {
 	stopped chan struct{} // closed when no core is posted to or woken any more
 
 	paths        netio.Paths // of ranges of segments; core 0 measures them in its Setup
+	closing      bool        // core 0's: no timer is set again
 	checkpoint   shard.Timer
 	checkpointed int64 // when the last one was due, ring's clock
 	space        *log.Space
@@ -279,9 +280,14 @@ func (b *Broker) Boot(done func(error)) {
 	}))
 }
 
-func (b *Broker) setCheckpointTimer() {
-	l := b.loops[0]
-	l.SetTimer(&b.checkpoint, l.IO.Now()+checkpointLook, b)
+func (b *Broker) setCheckpointTimer() { b.setTimer(&b.checkpoint, checkpointLook, b) }
+
+// setTimer sets one of core 0's, for so many ns from now, unless the broker closes: what a timer
+// has begun may end after that.
+func (b *Broker) setTimer(t *shard.Timer, after int64, f interface{ Fire(now int64) }) {
+	if l := b.loops[0]; !b.closing {
+		l.SetTimer(t, l.IO.Now()+after, f)
+	}
 }
 
 // Fire writes the checkpoints, where they are due.
@@ -332,8 +338,7 @@ func (t *spaceTimer) Fire(int64) {
 			b.cfg.Log("space again: %s has %d bytes left: producers are served", b.dir.Path(), free)
 		}
 		t.short = short
-		l := b.loops[0]
-		l.SetTimer(&t.Timer, l.IO.Now()+spaceEvery, t)
+		b.setTimer(&t.Timer, spaceEvery, t)
 	})
 }
 
@@ -441,6 +446,7 @@ func (b *Broker) Close() error {
 // when core 0's queue is full: try again.
 func (b *Broker) BeginClose(done func(error)) bool {
 	return b.loops[0].Post(shard.Func(func(l *shard.Loop) {
+		b.closing = true
 		l.StopTimer(&b.checkpoint)
 		l.StopTimer(&b.look.Timer)
 		b.each(func(c *api.Core, end func(error)) { c.Drain(func() { end(nil) }) }, func(error) {

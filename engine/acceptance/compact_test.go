@@ -59,10 +59,7 @@ func TestCompactedTopic(t *testing.T) {
 			}
 			return n
 		}
-		eventually(t, 2*time.Minute, "compaction", func() bool {
-			time.Sleep(time.Second)
-			return look() < total/2
-		})
+		eventually(t, 2*time.Minute, "compaction", func() bool { return look() < total/2 })
 		b.stop(t)
 		logVerify(t, b.dir)
 		var dumped []string

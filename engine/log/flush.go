@@ -38,8 +38,6 @@ func (a *flushAge) oldest() int64 {
 // flight is the write or sync that moved stable last: when it was submitted and done, ring's clock.
 type flight struct{ submitted, done int64 }
 
-func (f *flight) note(submitted, done int64) { f.submitted, f.done = submitted, done }
-
 // LastFlight says when the write or sync that moved Stable last was submitted, and when it was
 // done, on the ring's clock, ns. For an Owner in Advanced.
 func (l *Log) LastFlight() (submitted, done int64) { return l.flight.submitted, l.flight.done }
@@ -169,7 +167,7 @@ func (y *syncOp) Complete(op *ring.Op) {
 	l.age.syncing = 0
 	if l.fence == nil {
 		l.bytesSynced = max(l.bytesSynced, y.bytes)
-		l.flight.note(y.began, l.core.io.Now())
+		l.flight = flight{y.began, l.core.io.Now()}
 		l.advanceSynced(y.end)
 		l.owner.Advanced(l)
 	}

@@ -129,7 +129,7 @@ func (e *entryOp) Durable(_ *journal.Entry, err error) {
 	if err != nil {
 		l.fail("journal", err)
 	} else if l.fence == nil && l.synced >= l.journalGap {
-		l.flight.note(e.Began, l.core.io.Now())
+		l.flight = flight{e.Began, l.core.io.Now()}
 		l.advanceFlushed(e.End)
 		l.owner.Advanced(l)
 	}

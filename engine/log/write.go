@@ -213,7 +213,7 @@ func (w *writeOp) Complete(op *ring.Op) {
 		l.fail(w.seg.path(suffixLog), errShort)
 	case whole:
 		if !l.cfg.Policy.Synchronous() {
-			l.flight.note(w.began, l.core.io.Now())
+			l.flight = flight{w.began, l.core.io.Now()}
 		}
 		l.advanceWritten(w.end)
 		l.kickRange(w.seg, op.Off+int64(op.Result))
@@ -266,7 +266,7 @@ func (c *chained) Complete(op *ring.Op) {
 	l.age.dirty = 0
 	l.bytesSynced = l.bytesWritten
 	if l.fence == nil {
-		l.flight.note(w.began, l.core.io.Now())
+		l.flight = flight{w.began, l.core.io.Now()}
 		l.advanceSynced(w.end)
 	}
 	w.next(true)

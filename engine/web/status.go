@@ -2,7 +2,6 @@ package web
 
 import (
 	_ "embed"
-	"encoding/json"
 	"net/http"
 	"time"
 
@@ -113,17 +112,8 @@ func StatusOf(b *engine.Broker, up time.Duration) *Status {
 	return s
 }
 
-func (s *Server) status(w http.ResponseWriter, _ *http.Request) {
-	b := s.broker.Load()
-	if b == nil || !b.Ready() {
-		http.Error(w, "not ready", http.StatusServiceUnavailable)
-		return
-	}
-	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("Cache-Control", "no-store")
-	e := json.NewEncoder(w)
-	e.SetIndent("", "  ")
-	e.Encode(StatusOf(b, time.Since(s.start)))
+func (s *Server) status(w http.ResponseWriter, b *engine.Broker) {
+	answerJSON(w, StatusOf(b, time.Since(s.start)), "  ")
 }
 
 // page is /status for people. It fetches that from here, and nothing from elsewhere.

@@ -1,7 +1,6 @@
 package web
 
 import (
-	"encoding/json"
 	"net/http"
 	"runtime/debug"
 	"time"
@@ -131,13 +130,4 @@ func times(name string, h *metrics.Histogram) TraceTimes {
 	return t
 }
 
-func (s *Server) trace(w http.ResponseWriter, _ *http.Request) {
-	b := s.broker.Load()
-	if b == nil || !b.Ready() {
-		http.Error(w, "not ready", http.StatusServiceUnavailable)
-		return
-	}
-	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("Cache-Control", "no-store")
-	json.NewEncoder(w).Encode(TraceOf(b))
-}
+func (s *Server) trace(w http.ResponseWriter, b *engine.Broker) { answerJSON(w, TraceOf(b), "") }

@@ -5,6 +5,7 @@ package web
 
 import (
 	"bufio"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -39,10 +40,10 @@ func Listen(addr string) (*Server, error) {
 	s := &Server{ln: ln, start: time.Now()}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /live", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "live\n") })
-	mux.HandleFunc("GET /ready", s.ready)
-	mux.HandleFunc("GET /metrics", s.metrics)
-	mux.HandleFunc("GET /status", s.status)
-	mux.HandleFunc("GET /trace", s.trace)
+	mux.HandleFunc("GET /ready", s.ofBroker(s.ready))
+	mux.HandleFunc("GET /metrics", s.ofBroker(s.metrics))
+	mux.HandleFunc("GET /status", s.ofBroker(s.status))
+	mux.HandleFunc("GET /trace", s.ofBroker(s.trace))
 	mux.HandleFunc("GET /{$}", s.page)
 	s.http.Handler = mux
 	s.http.ReadHeaderTimeout = 5 * time.Second
@@ -62,20 +63,29 @@ func (s *Server) Close() error {
 	return s.http.Close()
 }
 
-func (s *Server) ready(w http.ResponseWriter, _ *http.Request) {
-	if b := s.broker.Load(); b == nil || !b.Ready() {
-		http.Error(w, "not ready", http.StatusServiceUnavailable)
-		return
+func (s *Server) ready(w http.ResponseWriter, _ *engine.Broker) { io.WriteString(w, "ready\n") }
+
+// ofBroker answers once there is a broker that serves.
+func (s *Server) ofBroker(answer func(http.ResponseWriter, *engine.Broker)) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		b := s.broker.Load()
+		if b == nil || !b.Ready() {
+			http.Error(w, "not ready", http.StatusServiceUnavailable)
+			return
+		}
+		answer(w, b)
 	}
-	io.WriteString(w, "ready\n")
 }
 
-func (s *Server) metrics(w http.ResponseWriter, _ *http.Request) {
-	b := s.broker.Load()
-	if b == nil || !b.Ready() {
-		http.Error(w, "not ready", http.StatusServiceUnavailable)
-		return
-	}
+func answerJSON(w http.ResponseWriter, value any, indent string) {
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	e := json.NewEncoder(w)
+	e.SetIndent("", indent)
+	e.Encode(value)
+}
+
+func (s *Server) metrics(w http.ResponseWriter, b *engine.Broker) {
 	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
 	out := bufio.NewWriter(w)
 	defer out.Flush()
