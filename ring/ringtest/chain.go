@@ -16,6 +16,7 @@ var chainCases = []testCase{
 	{"ChainCancelled", 0, chainCancelled},
 	{"ChainFollowerCancelled", 0, chainFollowerCancelled},
 	{"ChainOfSends", 0, chainOfSends},
+	{"ChainBegunInSubmit", 0, chainBegunInSubmit},
 }
 
 // link prepares a chain of ops; order gets the index of each as it completes.
@@ -230,4 +231,28 @@ func chainOfSends(r *rig) {
 	}
 	r.wantOrder(order, 3)
 	r.closeAll(client, server)
+}
+
+// A chain whose first op is done at once, begun where another such op completes, keeps
+// its order, and what was begun behind it completes too.
+func chainBegunInSubmit(r *rig) {
+	fd, _ := r.file()
+	r.do(ring.Op{Code: ring.Write, FD: fd, Buf: r.noise(64<<10, 1)}).want(64 << 10)
+	for range 20 {
+		var order []int
+		calls := r.link(&order,
+			ring.Op{Code: ring.Prefetch, FD: fd, Len: 64 << 10},
+			ring.Op{Code: ring.Read, FD: fd, Buf: r.bytes(64 << 10)},
+		)
+		behind := r.prepare(ring.Op{Code: ring.Prefetch, FD: fd, Len: 64 << 10})
+		first := r.prepare(ring.Op{Code: ring.NoReadahead, FD: fd})
+		first.thenDo = func(*call) {
+			r.start(calls[0])
+			r.start(behind)
+		}
+		r.start(first)
+		calls[1].want(64 << 10)
+		behind.want(0)
+		r.wantOrder(order, 2)
+	}
 }

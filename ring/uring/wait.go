@@ -126,7 +126,9 @@ func (r *Ring) checkEnter(err error) {
 // again and again cannot keep it.
 func (r *Ring) drain() int {
 	before := r.stats.Completed
-	for n := r.kernel.CQReady(); n > 0; n-- {
+	n := r.kernel.CQReady()
+	r.tell() // first: of a chain that began outside the kernel, the rest may be in the queue
+	for ; n > 0; n-- {
 		c, _ := r.kernel.PeekCQE()
 		data, result, flags := c.UserData, c.Res, c.Flags
 		r.kernel.CQAdvance(1) // before the completer: it may submit, and the kernel needs room to answer
@@ -135,6 +137,12 @@ func (r *Ring) drain() int {
 	if r.returned.Load() != nil {
 		r.takeReturned()
 	}
+	r.tell()
+	return int(r.stats.Completed - before)
+}
+
+// tell delivers the results that did not come from the kernel, as many as there are.
+func (r *Ring) tell() {
 	op := r.doneHead
 	r.doneHead, r.doneTail = nil, nil
 	for op != nil {
@@ -142,7 +150,6 @@ func (r *Ring) drain() int {
 		r.deliver(op)
 		op = next
 	}
-	return int(r.stats.Completed - before)
 }
 
 // dispatch takes one completion of the kernel's.
