@@ -459,6 +459,9 @@ func TestFilePieces(t *testing.T) {
 				if want = append(want, "foot"...); !bytes.Equal(p.got, want) {
 					t.Fatalf("%d bytes, want %d", len(p.got), len(want))
 				}
+				if x := r.srv.free; cap(x.pieces) > 6 { // for its turns, it needs no more than two
+					t.Fatalf("the exchange keeps room for %d pieces", cap(x.pieces))
+				}
 			}
 			p.close()
 			r.until("it is all given back", func() bool { return r.srv.Stats.Open == 0 && r.io.Pool().Used() == 0 })

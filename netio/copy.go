@@ -3,6 +3,7 @@ package netio
 import (
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/millrace/millrace/ring"
 )
@@ -120,13 +121,17 @@ func (c *Conn) readAlone(a *ahead) {
 // copied puts what a read brought in the place of its range.
 func (c *Conn) copied(op *ring.Op) {
 	s, x, i, n := c.srv, c.head, c.copying, int64(op.Result)
-	if p := &x.pieces[i]; n < p.Len {
-		x.pieces = append(x.pieces, Piece{})
-		copy(x.pieces[i+1:], x.pieces[i:])
-		x.pieces[i+1].Pos += n
-		x.pieces[i+1].Len -= n
-	} else {
+	p := &x.pieces[i]
+	rest := Piece{File: p.File, Pos: p.Pos + n, Len: p.Len - n}
+	switch {
+	case rest.Len == 0:
 		x.files--
+	case x.at > 0: // in the place of what has been sent
+		copy(x.pieces[x.at-1:], x.pieces[x.at:i])
+		*p = rest
+		x.at, i = x.at-1, i-1
+	default:
+		x.pieces = slices.Insert(x.pieces, i+1, rest)
 	}
 	x.pieces[i] = Piece{Mem: op.Buf[:n], pooled: true}
 	x.copied += int(n)

@@ -20,7 +20,7 @@ type Exchange struct {
 	state  state
 	pieces []Piece // the reply
 	memory int     // bytes of memory in pieces
-	files  int     // ranges of files in pieces
+	files  int     // ranges of files in pieces that have not been copied whole
 	copied int     // bytes of memory in pieces that we have read from files
 	head   []byte  // pool memory to be given back with it
 	at     int     // pieces sent

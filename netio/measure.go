@@ -63,8 +63,11 @@ func MeasurePaths(io ring.IO, dir string) (p Paths, told string, err error) {
 	m.srv = NewServer(io, listener, Config{FrameMax: 1 << 10, InFlight: 1, Log: func(string, ...any) {}}, m)
 	err = m.run(at)
 	m.close()
-	io.Pool().Put(m.recv)
-	io.Pool().Put(m.send)
+	for _, b := range [][]byte{m.recv, m.send} {
+		if b != nil {
+			io.Pool().Put(b)
+		}
+	}
 	if err != nil {
 		return DefaultPaths, "", err
 	}
@@ -171,7 +174,7 @@ func (m *measure) ask() error {
 	return nil
 }
 
-// close ends it: nothing of it is on the ring when it returns.
+// close ends it: nothing of it is on the ring when it returns but the close of its listener.
 func (m *measure) close() {
 	m.srv.Close()
 	left := 1

@@ -308,6 +308,10 @@ type SendFileChooser interface {
 // Waits, all together, bytes.
 const SendFileTurn = 128 << 10
 
+// SendFileTurnMin is what must be left of a turn for another SendFile to begin in it, bytes,
+// unless it needs less.
+const SendFileTurnMin = 32 << 10
+
 // PeerWaker is an IO that wakes another core's IO more cheaply than its Wake
 // does. It is called by its owner; the wake leaves with its next Wait at the latest.
 type PeerWaker interface {

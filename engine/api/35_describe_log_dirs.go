@@ -7,8 +7,6 @@ package api
 // clients that do not know them skip (docs/status.md): 10001 flushed, 10002 high
 // watermark, 10003 log start, 10004 log end; int64, big endian. The log end
 // is read last: flushed and the high watermark are not above the one told beside them.
-// Flushed is read after the high watermark, which follows it under a synchronous policy: what is
-// acknowledged there is not told as if it were off disk.
 
 import (
 	"slices"

@@ -213,6 +213,9 @@ func (c *cursors) move(at **cursor, s *segment, offset, pos int64) {
 		**at = cursor{life: (*at).life + 1}
 	}
 	k := *at
+	if k.seg != s {
+		k.fetched, k.fetchedNext, k.coldFrom, k.coldTo = 0, 0, 0, 0
+	}
 	k.seg, k.offset, k.pos, k.aheads = s, offset, pos, 0
 }
 

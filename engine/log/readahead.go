@@ -133,7 +133,7 @@ func (l *Log) forget(k *cursor, to int64) {
 		return
 	}
 	op.Op = ring.Op{Code: ring.Forget, FD: k.seg.fd, Off: k.coldFrom, Len: to - k.coldFrom, Done: op}
-	op.seg, op.cursor, op.life = k.seg, k, k.life
+	op.seg = k.seg
 	k.coldFrom = to
 	k.seg.lease()
 	l.core.stats.ForgottenBytes += uint64(op.Len)

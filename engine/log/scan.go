@@ -379,6 +379,10 @@ func (w *walker) overlaps(end int64) bool {
 	if w.at >= w.size {
 		return end > 0 && w.batch.LastOffset() >= end
 	}
+	if off := w.at - w.blocks; off+record.HeaderSize <= int64(len(w.block)) {
+		h, size, ok := headerOf(w.block[off:])
+		return ok && int64(size) <= w.size-w.at && h.BaseOffset() <= w.batch.LastOffset()
+	}
 	behind := walker{host: w.host, fd: w.fd, size: w.size, at: w.at}
 	return behind.next() && behind.batch.BaseOffset() <= w.batch.LastOffset()
 }

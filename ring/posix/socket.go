@@ -233,10 +233,6 @@ const (
 	nextTurn
 )
 
-// turnMin is what must be left of a turn for another SendFile to begin in it, bytes,
-// unless it needs less.
-const turnMin = 32 << 10
-
 // turns is what SendFile ops may still move on the ring's thread before the next
 // Wait, and the sockets that wait for that, first come first served.
 type turns struct {
@@ -263,7 +259,7 @@ func (r *Ring) ChooseSendFile(inlineMax int64) { r.turns.inlineMax = inlineMax }
 func (r *Ring) newTurn() {
 	t := &r.turns
 	t.left = ring.SendFileTurn
-	for t.head != nil && t.left >= turnMin {
+	for t.head != nil && t.left >= ring.SendFileTurnMin {
 		f := t.head
 		if t.head = f.nextTurn; t.head == nil {
 			t.tail = nil
@@ -279,7 +275,7 @@ func (r *Ring) sendWay(op *ring.Op) int {
 	switch {
 	case op.Len > t.inlineMax:
 		return byWorker
-	case t.left < min(op.Len, turnMin):
+	case t.left < min(op.Len, ring.SendFileTurnMin):
 		return nextTurn
 	case !host.Resident(op.From, op.Off, min(op.Len, t.left)):
 		r.stats.SendFileCold++

@@ -29,8 +29,6 @@ const (
 	pipesMax  = 16
 	pipeBytes = 256 << 10 // what we ask for; the kernel may give less
 	pageBytes = 4096
-	// turnMin is what must be left of a turn for another op to begin in it, bytes, unless it needs less.
-	turnMin = 32 << 10
 )
 
 // transfer is what a slot knows of its SendFile.
@@ -77,7 +75,7 @@ func (r *Ring) ChooseSendFile(inlineMax int64) { r.turns.inlineMax = inlineMax }
 func (r *Ring) newTurn() {
 	t := &r.turns
 	t.left = ring.SendFileTurn
-	for t.waiting.head >= 0 && t.left >= turnMin {
+	for t.waiting.head >= 0 && t.left >= ring.SendFileTurnMin {
 		i := t.waiting.pop(r)
 		s := r.slot(i)
 		r.sendFile(i, s)
@@ -118,7 +116,7 @@ func (r *Ring) sendFile(i int32, s *slot) {
 	}
 	t := &r.turns
 	if op.Len <= t.inlineMax {
-		if t.left < min(op.Len, turnMin) {
+		if t.left < min(op.Len, ring.SendFileTurnMin) {
 			r.stats.SendTurns++
 			t.waiting.push(r, i)
 			return

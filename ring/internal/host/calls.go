@@ -14,10 +14,8 @@ import (
 
 var pageSize = int64(os.Getpagesize())
 
-// SendFileMax is the most that one inline SendFile moves, bytes: the call keeps
-// its thread, and so every other connection of the core, for as long as the copy
-// takes.
-const SendFileMax = ring.SendFileTurn
+// mincoreStep is how much one mincore(2) asks about, bytes.
+const mincoreStep = ring.SendFileTurn
 
 // Resident says whether all of [off, off+n) of a file is in the page cache, read and
 // done with, or behind its end, so that moving it need not wait for the disk.
@@ -37,7 +35,7 @@ func Resident(fd ring.FD, off, n int64) bool {
 		}
 	}
 	for end := off + n; off < end; {
-		step := min(SendFileMax-off%pageSize, end-off)
+		step := min(mincoreStep-off%pageSize, end-off)
 		if !read(fd, off, step) {
 			return false
 		}
@@ -64,7 +62,7 @@ func missing(fd ring.FD, off, n int64) int64 {
 	return max(pages-int64(stat.Cache), 0)
 }
 
-// read says whether all pages of [off, off+n) have been read, n at most SendFileMax. It
+// read says whether all pages of [off, off+n) have been read, n at most mincoreStep. It
 // maps them and touches none. The mapping does not outlast the call: one that is
 // kept would keep the blocks of a removed file.
 func read(fd ring.FD, off, n int64) bool {
@@ -74,7 +72,7 @@ func read(fd ring.FD, off, n int64) bool {
 	if errno != 0 {
 		return false
 	}
-	var pages [SendFileMax/4096 + 1]byte
+	var pages [mincoreStep/4096 + 1]byte
 	_, _, errno = unix.Syscall(unix.SYS_MINCORE, at, length, uintptr(unsafe.Pointer(&pages)))
 	unix.Syscall(unix.SYS_MUNMAP, at, length, 0)
 	if errno != 0 {
