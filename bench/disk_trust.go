@@ -109,7 +109,7 @@ func (f DiskFile) Judge() Judgement {
 	return j
 }
 
-// ChoiceLine compares what the journal does, RWF_DSYNC, with the other ways; "" where
+// ChoiceLine compares RWF_DSYNC, one of the journal's ways, with the other ways; "" where
 // that was not measured.
 func (f DiskFile) ChoiceLine() string {
 	c := f.Choice
@@ -117,9 +117,9 @@ func (f DiskFile) ChoiceLine() string {
 	case c == nil:
 		return ""
 	case !c.Sure || c.OtherMicros <= c.Micros*sameMax:
-		return fmt.Sprintf("the journal writes with RWF_DSYNC: here that costs what %s costs, as far as can be told apart", map[bool]string{true: c.Other, false: c.Way}[c.Way == WayDSync])
+		return fmt.Sprintf("for the journal RWF_DSYNC costs here what %s costs, as far as can be told apart", map[bool]string{true: c.Other, false: c.Way}[c.Way == WayDSync])
 	case c.Way == WayDSync:
-		return fmt.Sprintf("the journal writes with RWF_DSYNC: the cheapest way here, %s against %s with %s (4 KiB, p50)", micros(&c.Micros), micros(&c.OtherMicros), c.Other)
+		return fmt.Sprintf("for the journal RWF_DSYNC is the cheapest way here, %s against %s with %s (4 KiB, p50)", micros(&c.Micros), micros(&c.OtherMicros), c.Other)
 	}
-	return fmt.Sprintf("the journal writes with RWF_DSYNC, and %s would be cheaper here: %s against %s (4 KiB, p50)", c.Way, micros(&c.Micros), micros(&c.OtherMicros))
+	return fmt.Sprintf("for the journal %s is cheaper here than RWF_DSYNC: %s against %s (4 KiB, p50)", c.Way, micros(&c.Micros), micros(&c.OtherMicros))
 }

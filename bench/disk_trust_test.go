@@ -60,9 +60,9 @@ func TestChoiceLine(t *testing.T) {
 	}{
 		{nil, ""},
 		{&Choice{Way: WayDSync, Micros: 150, Other: WayDirect, OtherMicros: 200, Sure: true}, "the cheapest way here, 150 µs against 200 µs"},
-		{&Choice{Way: WayDirect, Micros: 150, Other: WayDSync, OtherMicros: 200, Sure: true}, "direct+fdatasync would be cheaper here: 150 µs against 200 µs"},
-		{&Choice{Way: WayDirect, Micros: 150, Other: WayDSync, OtherMicros: 200}, "costs what direct+fdatasync costs"},
-		{&Choice{Way: WayDSync, Micros: 150, Other: WayBuffered, OtherMicros: 151, Sure: true}, "costs what write+fdatasync costs"},
+		{&Choice{Way: WayDirect, Micros: 150, Other: WayDSync, OtherMicros: 200, Sure: true}, "direct+fdatasync is cheaper here than RWF_DSYNC: 150 µs against 200 µs"},
+		{&Choice{Way: WayDirect, Micros: 150, Other: WayDSync, OtherMicros: 200}, "costs here what direct+fdatasync costs"},
+		{&Choice{Way: WayDSync, Micros: 150, Other: WayBuffered, OtherMicros: 151, Sure: true}, "costs here what write+fdatasync costs"},
 	} {
 		if got := (DiskFile{Choice: c.choice}).ChoiceLine(); c.want == "" && got != "" || !strings.Contains(got, c.want) {
 			t.Errorf("%+v: %q", c.choice, got)

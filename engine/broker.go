@@ -65,6 +65,7 @@ type Broker struct {
 	stopped chan struct{} // closed when no core is posted to or woken any more
 
 	paths        netio.Paths // of ranges of segments; core 0 measures them in its Setup
+	way          journal.Way // how frames of the journals become durable; so is this
 	closing      bool        // core 0's: no timer is set again
 	checkpoint   shard.Timer
 	checkpointed int64 // when the last one was due, ring's clock
@@ -208,6 +209,7 @@ func (b *Broker) Setup(core int, io ring.IO) error {
 	l.IO = io
 	if core == 0 { // before anything else is on the ring
 		b.choosePaths(io)
+		b.chooseWay(io)
 	}
 	var err error
 	if c.Journal, err = b.files.NewCore(core, io); err != nil {
@@ -261,19 +263,21 @@ func (b *Broker) Boot(done func(error)) {
 				done(err)
 				return
 			}
-			b.attachAll(func(err error) {
-				if err != nil {
-					done(err)
-					return
-				}
-				b.each(func(c *api.Core, end func(error)) {
-					b.serve(c)
-					end(nil)
-				}, func(error) {
-					b.setCheckpointTimer()
-					b.look.Fire(0)
-					b.ready.Store(true)
-					done(nil)
+			b.useWay(func() {
+				b.attachAll(func(err error) {
+					if err != nil {
+						done(err)
+						return
+					}
+					b.each(func(c *api.Core, end func(error)) {
+						b.serve(c)
+						end(nil)
+					}, func(error) {
+						b.setCheckpointTimer()
+						b.look.Fire(0)
+						b.ready.Store(true)
+						done(nil)
+					})
 				})
 			})
 		})

@@ -65,7 +65,7 @@ func examples() map[string]*explanation {
 		"journal": make("payments", standing{Policy: log.Journal, Sync: true, Replicas: 1, ISR: 1, MinISR: 1, Disk: judged}, func(_ *look, x *explanation) {
 			x.Disk = diskState{LogDir: "/var/lib/millrace", Local: true, FileSystem: "ext4", File: "/var/lib/millrace/disk.json", Judgement: judged,
 				Verdicts: []string{"flushes: one flush per synchronous write reached the device (direct RWF_DSYNC 1.00); what it does with one cannot be seen from here", "torn writes: not shown"},
-				Journal:  "the journal writes with RWF_DSYNC: the cheapest way here, 148 µs against 200 µs with direct+fdatasync (4 KiB, p50)"}
+				Journal:  "for the journal RWF_DSYNC is the cheapest way here, 148 µs against 200 µs with direct+fdatasync (4 KiB, p50)"}
 			x.Disk.Judgement.Started = time.Time{}
 			x.Seen = seen{Told: true, Seconds: 3, Looks: 240, Appended: 5990, Where: -1}
 		}),

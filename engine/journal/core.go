@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/millrace/millrace/engine/metrics"
@@ -19,7 +20,7 @@ const (
 
 // Stats counts what a journal did.
 type Stats struct {
-	Frames  uint64 // synchronous writes that completed
+	Frames  uint64 // synchronous writes that completed, or writes and their syncs
 	Bytes   uint64 // in them, padding included
 	Entries uint64
 	Cuts    uint64            // cuts that ended
@@ -40,6 +41,8 @@ type Core struct {
 	queue  queue // submitted, in no frame yet
 	flight queue // in the frame in flight
 	frame  frameOp
+	sync   syncOp
+	way    Way
 	stage  []byte
 	err    error // the first one: nothing is durable any more
 
@@ -96,6 +99,14 @@ type frameOp struct {
 	start int64
 	size  int // padded
 	began int64
+	wrote int // bytes of the last write
+	fault error
+}
+
+// syncOp is the sync that follows a frame's write, where the way is Linked.
+type syncOp struct {
+	ring.Op
+	core *Core
 }
 
 // zeroOp zeroes blocks that no frame has reached.
@@ -108,7 +119,7 @@ type zeroOp struct {
 // newCore makes the journal at work on a file. The memory comes out of io's pool.
 func newCore(io ring.IO, path string, fd ring.FD, size int64, id [16]byte, generation uint64, zeroed bool) (*Core, error) {
 	c := &Core{io: io, path: path, fd: fd, size: size, id: id, gen: generation, prev: -1}
-	c.frame.core, c.zero.core, c.aside.core = c, c, c
+	c.frame.core, c.sync.core, c.zero.core, c.aside.core = c, c, c, c
 	stage := int(min(frameMax, size/8)) &^ (blockSize - 1)
 	c.stage = io.Pool().Get(stage)
 	c.zeroes = io.Pool().Get(int(min(zeroPiece, size)))
@@ -124,6 +135,9 @@ func newCore(io ring.IO, path string, fd ring.FD, size int64, id [16]byte, gener
 	}
 	return c, nil
 }
+
+// Use chooses how frames become durable; until then it is DSync. Before the first entry.
+func (c *Core) Use(w Way) { c.way = w }
 
 // Stats is what the journal did. Owner's goroutine only.
 func (c *Core) Stats() *Stats { return &c.stats }
@@ -273,24 +287,48 @@ func (c *Core) hold(e *Entry, at int64) {
 // write writes the frame from byte `from` on.
 func (f *frameOp) write(from int) {
 	c := f.core
-	f.Op = ring.Op{Code: ring.Write, Flags: ring.DSync, FD: c.fd, Buf: c.stage[from:f.size], Off: f.at%c.size + int64(from), Done: f}
+	f.Op = ring.Op{Code: ring.Write, FD: c.fd, Buf: c.stage[from:f.size], Off: f.at%c.size + int64(from), Done: f}
+	if c.way == DSync {
+		f.Flags = ring.DSync
+	} else {
+		c.sync.Op = ring.Op{Code: ring.Sync, FD: c.fd, Done: &c.sync}
+		f.Next = &c.sync.Op
+	}
 	c.io.Submit(&f.Op)
 }
 
-// Complete tells the owners of the frame's entries.
+// Complete ends the frame, unless a sync follows.
 func (f *frameOp) Complete(op *ring.Op) {
+	f.wrote, f.fault = int(op.Result), op.Error()
+	if f.core.way == DSync {
+		f.end()
+	}
+}
+
+// Complete ends the frame whose write came before. The sync of one that was short or failed was cancelled.
+func (y *syncOp) Complete(op *ring.Op) {
+	f := &y.core.frame
+	if err := op.Error(); err != nil && f.fault == nil && f.wrote == len(f.Buf) {
+		f.fault = fmt.Errorf("fdatasync: %w", err)
+	}
+	f.end()
+}
+
+// end writes the rest of a frame of which the kernel took a part, or tells the owners of its entries.
+func (f *frameOp) end() {
 	c := f.core
-	if n := int(op.Result); n > 0 && n < len(op.Buf) {
+	if n := f.wrote; n > 0 && n < len(f.Buf) {
 		// Short: the rest, from a whole block on.
-		f.write((f.size - len(op.Buf) + n) &^ (blockSize - 1))
+		f.write((f.size - len(f.Buf) + n) &^ (blockSize - 1))
 		return
 	}
 	f.busy = false
 	c.said = f.start
-	if err := op.Error(); err != nil {
-		c.fail(fmt.Errorf("%s: write of %d bytes at %d: %w", c.path, f.size, f.at%c.size, err))
-	} else if op.Result == 0 {
-		c.fail(fmt.Errorf("%s: write of %d bytes at %d: nothing was written", c.path, f.size, f.at%c.size))
+	if f.fault == nil && f.wrote == 0 {
+		f.fault = errors.New("nothing was written")
+	}
+	if f.fault != nil {
+		c.fail(fmt.Errorf("%s: write of %d bytes at %d: %w", c.path, f.size, f.at%c.size, f.fault))
 	}
 	c.stats.Frames++
 	c.stats.Bytes += uint64(f.size)

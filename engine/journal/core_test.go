@@ -29,6 +29,7 @@ type rig struct {
 	parts []*part
 	order []string // entries, as they became durable
 	rooms int
+	way   Way
 }
 
 // part is a partition: its entries are numbered by offset, one offset each.
@@ -128,6 +129,7 @@ func (r *rig) open(parts int) (replayed []Entry, err error) {
 	if r.core, err = r.files.NewCore(0, r.io); err != nil {
 		r.Fatal(err)
 	}
+	r.core.Use(r.way)
 	r.rooms = 0
 	r.core.OnRoom(func() { r.rooms++ })
 	r.parts, r.order = nil, nil
@@ -202,7 +204,14 @@ func (r *rig) damageFile(path string, off int64, change func(b []byte)) {
 
 // Entries of one step share a write, become durable in their order, and are replayed.
 func TestOneWriteForAll(t *testing.T) {
+	for _, way := range []Way{DSync, Linked} {
+		t.Run(way.String(), func(t *testing.T) { oneWriteForAll(t, way) })
+	}
+}
+
+func oneWriteForAll(t *testing.T, way Way) {
 	r := newRig(t, 1)
+	r.way = way
 	if e := r.must(5); len(e) != 0 || !r.files.Report().New {
 		t.Fatalf("%d entries in a new journal, %v", len(e), r.files.Report())
 	}
@@ -368,20 +377,51 @@ func TestFullAndRoom(t *testing.T) {
 
 // After the first error nothing becomes durable any more.
 func TestWriteFails(t *testing.T) {
-	r := newRig(t, 5)
-	r.must(2)
-	r.parts[0].submit(10)
-	r.idle()
-	if err := r.rules.Add(`(Write (path "*.journal") (nth 1) EIO)`); err != nil {
-		t.Fatal(err)
+	for rule, way := range map[string]Way{
+		`(Write (path "*.journal") (nth 1) EIO)`:                                              DSync,
+		`(Write (path "*.journal") (nth 1) EIO) `:                                             Linked,
+		`(Sync (path "*.journal") (nth 1) EIO)`:                                               Linked,
+		`(Write (path "*.journal") (nth 1) short 4096) (Sync (path "*.journal") (nth 2) EIO)`: Linked,
+	} {
+		r := newRig(t, 5)
+		r.way = way
+		r.must(2)
+		r.parts[0].submit(10)
+		r.idle()
+		if err := r.rules.Add(rule); err != nil {
+			t.Fatal(err)
+		}
+		r.parts[0].submit(10_000)
+		r.idle()
+		r.parts[1].submit(10)
+		r.idle()
+		for _, p := range r.parts {
+			if p.busy || p.err == nil || !strings.Contains(p.err.Error(), "core-0.journal") {
+				t.Errorf("%s: partition %d: busy %v, %v", rule, p.key.Partition, p.busy, p.err)
+			}
+		}
 	}
-	r.parts[0].submit(10)
-	r.idle()
-	r.parts[1].submit(10)
-	r.idle()
-	for _, p := range r.parts {
-		if p.busy || p.err == nil || !strings.Contains(p.err.Error(), "core-0.journal") {
-			t.Errorf("partition %d: busy %v, %v", p.key.Partition, p.busy, p.err)
+}
+
+// A frame of which the kernel takes a part at a time is durable once its last part is.
+func TestShortWrites(t *testing.T) {
+	for _, way := range []Way{DSync, Linked} {
+		r := newRig(t, 5)
+		r.way = way
+		r.must(1)
+		if err := r.rules.Add(`(Write (path "*.journal") (every 2) short 4096) (Write (path "*.journal") (nth 3) short 5000)`); err != nil {
+			t.Fatal(err)
+		}
+		for range 4 {
+			r.parts[0].submit(10_000)
+			r.idle()
+		}
+		if got := strings.Join(r.order, " "); got != "0:0 0:1 0:2 0:3" {
+			t.Errorf("%v: durable: %s", way, got)
+		}
+		r.crash()
+		if e := r.must(1); len(e) != 4 {
+			t.Errorf("%v: %d of 4 entries replayed", way, len(e))
 		}
 	}
 }
@@ -570,6 +610,12 @@ func TestOtherShape(t *testing.T) {
 
 // An entry on its way allocates nothing.
 func TestNoAllocations(t *testing.T) {
+	for _, way := range []Way{DSync, Linked} {
+		t.Run(way.String(), func(t *testing.T) { noAllocations(t, way) })
+	}
+}
+
+func noAllocations(t *testing.T, way Way) {
 	host := posix.Host()
 	dir := t.TempDir()
 	f := NewFiles(host, Config{Dir: dir + "/journal", LogDir: dir, Cores: 1, Bytes: 1 << 20})
@@ -589,6 +635,7 @@ func TestNoAllocations(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	c.Use(way)
 	q := &quick{core: c}
 	c.Attach(q, &q.stake)
 	q.body = [][]byte{io.Pool().Get(1000)}

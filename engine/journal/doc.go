@@ -1,5 +1,6 @@
 // Package journal makes what all partitions of a core append durable with one
-// synchronous write each round.
+// synchronous write each round, or with a write and an fdatasync linked to it, whichever
+// the device makes cheaper: see [Files.Measure].
 //
 // journal.go is the contract: what a log asks of its core's journal, and what it
 // is told. [Files] is the journals of a broker on disk, for start and stop; a
@@ -47,6 +48,8 @@
 //	           has no successor was in flight and is left out; nothing of it had been
 //	           acknowledged. (Or it was damaged later: the two cannot be told apart, and the
 //	           report says so.) One that is not whole and has a successor is damage.
+//	           By a write and a linked fdatasync nothing else can be there: an entry is answered when
+//	           both are done. A write that came short or failed takes its sync with it.
 //	cut        moves nothing on disk; the next frame says where a replay begins. Until then
 //	           a replay meets entries that the partition's files have: they are skipped.
 //	turn       a frame overwrites frames that the last durable frame does not need: where a

@@ -216,15 +216,22 @@ func (f *Files) Begin() error {
 	return f.removeAsides()
 }
 
+// openPast opens a file past the page cache, or where the file system cannot, with it.
+func openPast(h ring.Host, path string) (ring.FD, error) {
+	fd, err := h.Open(path, ring.Create|ring.Direct)
+	if err != nil {
+		fd, err = h.Open(path, ring.Create)
+	}
+	return fd, err
+}
+
 // openFile opens a core's file, past the page cache where the file system can, and
 // gives it its size.
 func (f *Files) openFile(core int, size int64) (ring.FD, error) {
 	h, path := f.host, f.path(core)
-	fd, err := h.Open(path, ring.Create|ring.Direct)
+	fd, err := openPast(h, path)
 	if err != nil {
-		if fd, err = h.Open(path, ring.Create); err != nil {
-			return fd, err
-		}
+		return fd, err
 	}
 	if size == f.cfg.Bytes {
 		return fd, nil

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/millrace/millrace/engine/journal"
 	"github.com/millrace/millrace/engine/record"
 	"github.com/millrace/millrace/ring/sim"
 )
@@ -274,18 +275,25 @@ func TestCrashEverywhere(t *testing.T) {
 		for _, mode := range modes {
 			t.Run(fmt.Sprintf("%v/%v", policy, mode), func(t *testing.T) {
 				t.Parallel()
-				for n := 1; crashAt(t, policy, mode, (n+int(mode))/step%3, uint64(n), n); n += step {
+				for n := 1; crashAt(t, policy, journal.DSync, mode, (n+int(mode))/step%3, uint64(n), n); n += step {
 				}
 			})
 		}
 	}
+	for _, mode := range modes {
+		t.Run(fmt.Sprintf("journal, fdatasync/%v", mode), func(t *testing.T) {
+			t.Parallel()
+			for n := 1; crashAt(t, Journal, journal.Linked, mode, (n+int(mode))/step%3, uint64(n), n); n += 2 * step {
+			}
+		})
+	}
 }
 
 // crashAt crashes before the n-th disk event; false: there are not so many.
-func crashAt(t *testing.T, policy Policy, mode sim.Crash, variant int, seed uint64, n int) bool {
+func crashAt(t *testing.T, policy Policy, way journal.Way, mode sim.Crash, variant int, seed uint64, n int) bool {
 	h := &history{rig: newRigWithout(t, seed), model: model{cutMay: -1}}
 	defer h.world.Close()
-	h.config.Policy = policy
+	h.config.Policy, h.way = policy, way
 	h.config.SegmentBytes, h.config.IndexIntervalBytes, h.value = 900, 150, 3
 	if policy == Interval {
 		h.config.FlushMessages = 6

@@ -36,6 +36,7 @@ type rig struct {
 	journalBytes int64 // of a real journal; 0: none
 	files        *journal.Files
 	journal      *journal.Core
+	way          journal.Way
 }
 
 // watcher is an owner that counts.
@@ -112,6 +113,7 @@ func (r *rig) tryOpen() error {
 		if r.journal, err = r.files.NewCore(0, r.io); err != nil {
 			return err
 		}
+		r.journal.Use(r.way)
 		r.cores.Journal = r.journal
 	}
 	r.core = NewCore(r.io, r.cores)

@@ -71,6 +71,7 @@ func (b *broker) settings() *config.Broker {
 		set("flush.bytes", r.flushBytes),
 		set("tail.bytes", r.tailBytes),
 		set("journal.bytes", r.journalBytes),
+		set("journal.sync", []string{"dsync", "fdatasync"}[r.world.Seed()%2]),
 		set("log.index.size.max.bytes", r.indexBytes),
 		set("log.index.interval.bytes", 512),
 		set("log.segment.delete.delay.ms", 500),

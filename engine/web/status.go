@@ -23,8 +23,9 @@ type BrokerStatus struct {
 	LogDir    string  `json:"log_dir"`
 	Backend   string  `json:"backend"` // of its rings
 	Uptime    float64 `json:"uptime_seconds"`
-	FetchPath string  `json:"fetch_path"` // how what is not in the memory tail is sent
-	FetchCold uint64  `json:"fetch_cold"` // sends of what was not in the page cache
+	FetchPath string  `json:"fetch_path"`   // how what is not in the memory tail is sent
+	FetchCold uint64  `json:"fetch_cold"`   // sends of what was not in the page cache
+	Sync      string  `json:"journal_sync"` // how a write of the journal becomes durable: dsync or fdatasync
 
 	FetchBytes FetchBytes `json:"fetch_bytes"`
 }
@@ -74,6 +75,7 @@ func StatusOf(b *engine.Broker, up time.Duration) *Status {
 		Partitions: []PartitionStatus{},
 	}
 	stats := b.Stats()
+	s.Broker.Sync = b.JournalWay().String()
 	s.Broker.FetchPath, s.Broker.FetchBytes = b.FetchPaths().String(), fetchBytes(stats)
 	for i := range stats {
 		c := &stats[i]

@@ -139,7 +139,7 @@ func TestPages(t *testing.T) {
 	if err := json.Unmarshal([]byte(body), &status); err != nil {
 		t.Fatalf("%v\n%s", err, body)
 	}
-	if w := (web.BrokerStatus{NodeID: 1, ClusterID: b.Shared().ClusterID, Address: b.Addr().String(), LogDir: b.Shared().LogDir, Backend: "posix", Uptime: status.Broker.Uptime, FetchPath: b.FetchPaths().String()}); status.Broker != w || w.Uptime <= 0 {
+	if w := (web.BrokerStatus{NodeID: 1, ClusterID: b.Shared().ClusterID, Address: b.Addr().String(), LogDir: b.Shared().LogDir, Backend: "posix", Uptime: status.Broker.Uptime, FetchPath: b.FetchPaths().String(), Sync: b.JournalWay().String()}); status.Broker != w || w.Uptime <= 0 {
 		t.Errorf("broker %+v, want %+v", status.Broker, w)
 	}
 	if len(status.Cores) != 2 || !status.Cores[1].Answered || status.Cores[1].Core != 1 || status.Cores[0].JournalSize <= 0 {
