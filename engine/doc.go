@@ -39,7 +39,7 @@
 //	engine/config  what can be set
 //	engine/api     one file for each Kafka API
 //	engine/metrics counters and histograms of one core
-//	engine/web     /live, /ready, /metrics, /status, and a page for people
+//	engine/web     /live, /ready, /metrics, /status, /trace, and a page for people
 //	engine/simtest the broker in one goroutine on ring/sim, from a seed
 //	engine/simclient its clients there: a machine with a loop, and connections
 //
@@ -48,6 +48,7 @@
 //	leaves < ring < netio, shard, journal < log < replica < group < api < engine < bench, web, cmd
 //
 // Leaves (record, wire, cluster, metrics, config) import nothing of ours. Backends
-// and cluster/file meet the engine only in cmd/millrace, and ring/sim in bench/simpower too.
+// and cluster/file meet the engine only in cmd/millrace; in bench/simpower so do ring/sim, ring/fault and
+// cluster/file, and engine/simclient uses ring/sim.
 // imports_test.go holds it.
 package engine

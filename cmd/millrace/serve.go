@@ -29,9 +29,9 @@ import (
 const serveHelp = `usage: millrace serve [--config FILE] [--override KEY=VALUE]... [--list-keys]
 
 Run a broker. It serves the Kafka protocol on "listeners" (default
-127.0.0.1:9092); /live, /ready, /metrics, /status and, at /, a page that shows how
-far each partition is on disk on "admin.listener" (default
-127.0.0.1:9644), and keeps its logs in "log.dirs" (default ./data). FILE is in
+127.0.0.1:9092); on "admin.listener" (default 127.0.0.1:9644) /live, /ready,
+/metrics, /status, /trace and, at /, a page that shows how far each partition is
+on disk; it keeps its logs in "log.dirs" (default ./data). FILE is in
 the syntax of Kafka's server.properties, with Kafka's keys and a few of our own.
 SIGTERM or Ctrl-C closes it cleanly.
 
@@ -110,7 +110,7 @@ func listKeys(w io.Writer) {
 		}
 		fmt.Fprintf(w, "%s=%s\n    %s\n", k.Name, d, k.Doc)
 		if len(k.Values) > 0 {
-			fmt.Fprintf(w, "    One of: %s.\n", strings.Join(k.Values, ", "))
+			fmt.Fprintf(w, "    %s: %s.\n", map[bool]string{false: "One of", true: "One or more of"}[k.Type == config.List], strings.Join(k.Values, ", "))
 		}
 	}
 }

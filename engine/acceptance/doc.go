@@ -1,7 +1,7 @@
 // Package acceptance holds the tests that drive a broker process with clients
 // that are not ours: kcat, Kafka's own tool classes, Python's confluent-kafka,
-// the Java client and franz-go. There is no code in it, only tests; each runs
-// once per kernel backend.
+// the Java client and franz-go; and our own commands as a user runs them. There is no code in it, only
+// tests; those of the broker run once per kernel backend.
 //
 //	go test -short ./engine/acceptance   one reduced case of everything
 //	go test ./engine/acceptance          the full counts
@@ -17,7 +17,7 @@
 //
 // The clients come from testdata/clients/install.sh, which is run by the
 // tests themselves. A test whose means the machine lacks is skipped and
-// written to $MILLRACE_TEST_SKIPS, which the Makefile prints at the end;
+// written to $MILLRACE_TEST_SKIPS, which testdata/test.sh prints at the end;
 // under CI=true a skip is a failure unless the machine cannot fetch the means.
 //
 // The tests whose names begin with TestWalkthrough belong to the pages in

@@ -20,7 +20,7 @@
 // only flush.messages beyond it.
 //
 // After every start, from the segments' files themselves and before a client gets
-// in: offsets without gaps or damage; nothing that no client sent, or that was
+// in: offsets without damage, and without gaps but in __consumer_offsets, which is compacted; nothing that no client sent, or that was
 // refused; an idempotent producer's batches once and in its order; every batch
 // that was acknowledged or read at the offset and with the bytes that were told. A
 // batch may be missing only after a power loss, and only if it was not below
