@@ -17,8 +17,8 @@
 // the drain. Where it does not, it comes before anything is acknowledged again, so that
 // what is lost was lost by the one cut and its age is known.
 //
-// There are two grounds. [Every] takes one short history and cuts it before each of its disk events, and
-// after the last, with each of [Outcomes]. It is made of what is delicate: segments roll,
-// the journal is cut, the policy changes. [Sampled] takes one history after the other, each
+// There are two kinds of points. "Every" takes one short history and cuts it before each of its disk events, and
+// after the last, with each outcome of what was not synced. It is made of what is delicate: segments roll,
+// the journal is cut, the policy changes. "Sampled" takes one history after the other, each
 // from a seed of its own, which draws cores, sizes, times, points and outcomes.
 package simpower
