@@ -615,9 +615,10 @@ func TestNoAllocations(t *testing.T) {
 	}
 }
 
-func noAllocations(t *testing.T, way Way) {
-	host := posix.Host()
-	dir := t.TempDir()
+// realFiles are journals of a real directory, begun, and a ring.
+func realFiles(t *testing.T) (*Files, ring.IO) {
+	t.Helper()
+	host, dir := posix.Host(), t.TempDir()
 	f := NewFiles(host, Config{Dir: dir + "/journal", LogDir: dir, Cores: 1, Bytes: 1 << 20})
 	if err := f.Replay(directory, nil); err != nil {
 		t.Fatal(err)
@@ -625,12 +626,17 @@ func noAllocations(t *testing.T, way Way) {
 	if err := f.Begin(); err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close(false)
+	t.Cleanup(func() { f.Close(false) })
 	io, err := posix.New(host, posix.Config{PoolBytes: 8 << 20})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer io.Close()
+	t.Cleanup(func() { io.Close() })
+	return f, io
+}
+
+func noAllocations(t *testing.T, way Way) {
+	f, io := realFiles(t)
 	c, err := f.NewCore(0, io)
 	if err != nil {
 		t.Fatal(err)

@@ -7,26 +7,12 @@ import (
 	"testing"
 
 	"github.com/millrace/millrace/ring"
-	"github.com/millrace/millrace/ring/posix"
 )
 
 // The measurement leaves nothing behind: no file, no memory, no figure.
 func TestMeasure(t *testing.T) {
 	runtime.LockOSThread()
-	host, dir := posix.Host(), t.TempDir()
-	f := NewFiles(host, Config{Dir: dir + "/journal", LogDir: dir, Cores: 1, Bytes: 1 << 20})
-	if err := f.Replay(directory, nil); err != nil {
-		t.Fatal(err)
-	}
-	if err := f.Begin(); err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close(false)
-	io, err := posix.New(host, posix.Config{PoolBytes: 8 << 20})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer io.Close()
+	f, io := realFiles(t)
 	w, told, err := f.Measure(io)
 	t.Logf("%v: %s", w, told)
 	if err != nil || !strings.Contains(told, "4 KiB: RWF_DSYNC ") || !strings.Contains(told, "; 64 KiB: ") {
@@ -38,7 +24,7 @@ func TestMeasure(t *testing.T) {
 	if n := io.Stats().Count(ring.Write); n > 0 {
 		t.Errorf("%d writes are counted", n)
 	}
-	left, err := os.ReadDir(dir + "/journal")
+	left, err := os.ReadDir(f.cfg.Dir)
 	for _, e := range left {
 		if e.Name() == measureName {
 			t.Error("the file is left")

@@ -216,17 +216,7 @@ func TestDamagedEntry(t *testing.T) {
 		}
 		r.disk.Crash(sim.PowerLossClean)
 		r.disk.Restart()
-		// The third entry: one block each.
-		fd, err := r.disk.Open("/data/journal/core-0.journal", ring.ReadWrite)
-		if err != nil {
-			t.Fatal(err)
-		}
-		var b [1]byte
-		r.disk.ReadAt(fd, b[:], 2*4096+200)
-		b[0] ^= 1
-		r.disk.WriteAt(fd, b[:], 2*4096+200)
-		r.disk.Sync(fd)
-		r.disk.Close(fd)
+		r.damageJournal(2)
 		// A start that comes no further than the end of the replay.
 		half := journal.NewFiles(r.host, journal.Config{Dir: "/data/" + JournalName, LogDir: "/data", Cores: 1, Bytes: r.journalBytes})
 		if _, _, err := OpenDir(r.host, "/data", DirConfig{ClusterID: "c", NodeID: 1, Config: r.config, Journal: half}); err != nil {

@@ -337,3 +337,20 @@ func (r *rig) dropTail() {
 	for r.core.evict() {
 	}
 }
+
+// damageJournal flips a bit in the n-th block of the journal, which has an entry in each.
+func (r *rig) damageJournal(n int64) {
+	r.t.Helper()
+	fd, err := r.disk.Open("/data/journal/core-0.journal", ring.ReadWrite)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	at := n*4096 + 200
+	var b [1]byte
+	_, err = r.disk.ReadAt(fd, b[:], at)
+	b[0] ^= 1
+	_, failed := r.disk.WriteAt(fd, b[:], at)
+	if err := errors.Join(err, failed, r.disk.Sync(fd), r.disk.Close(fd)); err != nil {
+		r.t.Fatal(err)
+	}
+}

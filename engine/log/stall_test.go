@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"testing"
 
-	"github.com/millrace/millrace/ring"
 	"github.com/millrace/millrace/ring/sim"
 )
 
@@ -96,16 +95,7 @@ func TestDamagedLastEntryStaysFenced(t *testing.T) {
 	r.until("flushed", func() bool { return u.Flushed() == u.LogEnd() })
 	r.disk.Crash(sim.PowerLossClean)
 	r.disk.Restart()
-	fd, err := r.disk.Open("/data/journal/core-0.journal", ring.ReadWrite)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var b [1]byte
-	r.disk.ReadAt(fd, b[:], 1*4096+200)
-	b[0] ^= 1
-	r.disk.WriteAt(fd, b[:], 1*4096+200)
-	r.disk.Sync(fd)
-	r.disk.Close(fd)
+	r.damageJournal(1)
 	for start := range 3 {
 		r.open()
 		if l = r.find("t"); l.Err() == nil || l.LogEnd() != 2 {
