@@ -218,7 +218,5 @@ func redrawn(random *rand.Rand, all, scratch []float64) float64 {
 	for i := range scratch {
 		scratch[i] = all[random.IntN(len(all))]
 	}
-	slices.Sort(scratch)
-	n := len(scratch)
-	return (scratch[(n-1)/2] + scratch[n/2]) / 2
+	return middle(scratch)
 }

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"slices"
 	"time"
 )
 
@@ -263,7 +262,7 @@ func (r *consumeResult) line() string {
 	return s
 }
 
-// print shows the phases, medians and ratios.
+// print shows the phases, ratios, and the medians of the pairs that were not disturbed; where all were, of all.
 func (c *consume) print(all []consumeResult) {
 	p := func(format string, args ...any) { fmt.Fprintf(c.stdout, format+"\n", args...) }
 	how := "cold"
@@ -274,30 +273,51 @@ func (c *consume) print(all []consumeResult) {
 	p("")
 	p("| run | p50 alone | p50 beside | p99 alone | p99 beside | p99 ratio | catch-up MB/s | steal %% alone, beside |")
 	p("|--:|--:|--:|--:|--:|--:|--:|--:|")
+	runs, disturbed := len(all)/2, 0
+	for i := range runs {
+		if all[2*i].Disturbed || all[2*i+1].Disturbed {
+			disturbed++
+		}
+	}
+	use := runs - disturbed
+	if use == 0 {
+		use = runs
+	}
 	var cols [6][]float64
-	for i := 0; i+1 < len(all); i += 2 {
-		a, b := &all[i], &all[i+1]
+	for i := range runs {
+		a, b := &all[2*i], &all[2*i+1]
 		speed, ratio := float64(b.Bytes)/1e6/b.Seconds, (*float64)(nil)
 		if a.Latency.P99 != nil && b.Latency.P99 != nil {
 			x := *b.Latency.P99 / *a.Latency.P99
 			ratio = &x
 		}
-		p("| %d | %s | %s | %s | %s | %s | %.0f | %.1f, %.1f |", i/2+1, micros(a.Latency.P50), micros(b.Latency.P50), micros(a.Latency.P99), micros(b.Latency.P99), number(ratio), speed, a.Steal, b.Steal)
+		p("| %d | %s | %s | %s | %s | %s | %.0f | %.1f, %.1f |", i+1, micros(a.Latency.P50), micros(b.Latency.P50), micros(a.Latency.P99), micros(b.Latency.P99), number(ratio), speed, a.Steal, b.Steal)
+		if use < runs && (a.Disturbed || b.Disturbed) {
+			continue
+		}
 		for j, v := range []*float64{a.Latency.P50, b.Latency.P50, a.Latency.P99, b.Latency.P99, ratio, &speed} {
 			if v != nil {
 				cols[j] = append(cols[j], *v)
 			}
 		}
 	}
-	runs := len(all) / 2
 	med := func(j int) *float64 {
-		if len(cols[j]) < runs || runs == 0 {
+		if len(cols[j]) < use || use == 0 {
 			return nil
 		}
-		slices.Sort(cols[j])
-		return &cols[j][len(cols[j])/2]
+		m := middle(cols[j])
+		return &m
 	}
 	p("| median | %s | %s | %s | %s | %s | %s | |", micros(med(0)), micros(med(1)), micros(med(2)), micros(med(3)), number(med(4)), number(med(5)))
+	switch {
+	case disturbed == 0:
+	case use < runs:
+		p("")
+		p("%d of %d runs are left out of the medians (steal over %.0f %%)", disturbed, runs, StealMax)
+	default:
+		p("")
+		p("all runs were disturbed (steal over %.0f %%): the medians are of disturbed runs", StealMax)
+	}
 	if a, b := med(2), med(3); a != nil && b != nil {
 		p("")
 		p("p99 beside / p99 alone, of the medians: %.2f", *b / *a)
