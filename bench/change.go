@@ -66,12 +66,7 @@ type rowKey struct {
 	Partitions int
 }
 
-func (k rowKey) String() string {
-	if k.Partitions == 1 {
-		return k.Row + ", 1 partition"
-	}
-	return fmt.Sprintf("%s, %d partitions", k.Row, k.Partitions)
-}
+func (k rowKey) String() string { return k.Row + ", " + partitionsOf(k.Partitions) }
 
 // rowsOf are a file's rows in the order of their first runs, and the runs of each.
 func rowsOf(f File) (keys []rowKey, runs map[rowKey][]*Result) {
