@@ -94,7 +94,7 @@ func Main(args []string, simulate Simulator, stdout, stderr io.Writer) int {
 	}
 	if err != nil {
 		fmt.Fprintf(stderr, "millrace bench %s: %v\n", args[0], err)
-		return exitFailed
+		return max(code, exitFailed)
 	}
 	return code
 }

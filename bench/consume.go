@@ -2,7 +2,6 @@ package bench
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -269,7 +268,7 @@ func (c *consume) print(all []consumeResult) {
 	if c.hot {
 		how = "in the page cache"
 	}
-	p("%d records/s of %d bytes to %d partitions, consumed at their end; %d catch-up readers of %.1f GiB, %s", c.rate, c.size, c.parts, c.readers, c.backlog, how)
+	p("%d records/s of %d bytes to %s, consumed at their end; %d catch-up readers of %.1f GiB, %s", c.rate, c.size, partitionsOf(c.parts), c.readers, c.backlog, how)
 	p("")
 	p("| run | p50 alone | p50 beside | p99 alone | p99 beside | p99 ratio | catch-up MB/s | steal %% alone, beside |")
 	p("|--:|--:|--:|--:|--:|--:|--:|--:|")
@@ -325,14 +324,10 @@ func (c *consume) print(all []consumeResult) {
 }
 
 func (c *consume) write(all []consumeResult, info TargetInfo) error {
-	b, err := json.MarshalIndent(struct {
+	return writeJSON(c.out, struct {
 		Command string          `json:"command"`
 		Machine Machine         `json:"machine"`
 		Target  TargetInfo      `json:"target"`
 		Phases  []consumeResult `json:"phases"`
-	}{commandLine(c.args), ReadMachine(info.DataDir), info, all}, "", "  ")
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(c.out, append(b, '\n'), 0o644)
+	}{commandLine(c.args), ReadMachine(info.DataDir), info, all})
 }
