@@ -154,7 +154,7 @@ func (p *powerCommand) grounds(simulate Simulator) ([]PowerGround, error) {
 	return []PowerGround{p.PowerLoss}, err
 }
 
-func mainPowerLoss(args []string, simulate Simulator, stdout, stderr io.Writer) int {
+func mainPowerLoss(ctx context.Context, args []string, simulate Simulator, stdout, stderr io.Writer) int {
 	p, err := parsePowerLoss(args[1:], stderr)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
@@ -163,7 +163,7 @@ func mainPowerLoss(args []string, simulate Simulator, stdout, stderr io.Writer) 
 		fmt.Fprintln(stderr, "millrace bench powerloss:", err)
 		return exitUsage
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if p.Seed == 0 {
 		p.Seed = rand.Uint64()
