@@ -7,13 +7,12 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
-	"syscall"
 
+	"github.com/millrace/millrace/bench/process"
 	"golang.org/x/sys/unix"
 )
 
@@ -31,15 +30,19 @@ const fetchMax = 1 << 20
 
 // catchUp starts a reader, and returns how many bytes of batches it took.
 func catchUp(ctx context.Context, binary, address, topic string, to int64) (int64, error) {
-	cmd := exec.CommandContext(ctx, binary, "bench", catchUpName, address, topic, strconv.FormatInt(to, 10))
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	var stderr strings.Builder
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
-	if err != nil {
-		return 0, fmt.Errorf("catch-up reader: %w: %s", err, strings.TrimSpace(stderr.String()))
+	reader := process.Process{Path: binary, Args: []string{"bench", catchUpName, address, topic, strconv.FormatInt(to, 10)}}
+	err := reader.Start()
+	if err == nil {
+		err = reader.Wait(ctx)
 	}
-	return strconv.ParseInt(strings.TrimSpace(string(out)), 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("catch-up reader: %w", err)
+	}
+	n, err := strconv.ParseInt(strings.TrimSpace(reader.Tail()), 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("catch-up reader: what it took: %w", err)
+	}
+	return n, nil
 }
 
 // mainCatchUp is the reader: ADDRESS TOPIC END. It prints the bytes that it took.

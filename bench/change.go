@@ -66,12 +66,7 @@ type rowKey struct {
 	Partitions int
 }
 
-func (k rowKey) String() string {
-	if k.Partitions == 1 {
-		return k.Row + ", 1 partition"
-	}
-	return fmt.Sprintf("%s, %d partitions", k.Row, k.Partitions)
-}
+func (k rowKey) String() string { return k.Row + ", " + partitionsOf(k.Partitions) }
 
 // rowsOf are a file's rows in the order of their first runs, and the runs of each.
 func rowsOf(f File) (keys []rowKey, runs map[rowKey][]*Result) {
@@ -218,7 +213,5 @@ func redrawn(random *rand.Rand, all, scratch []float64) float64 {
 	for i := range scratch {
 		scratch[i] = all[random.IntN(len(all))]
 	}
-	slices.Sort(scratch)
-	n := len(scratch)
-	return (scratch[(n-1)/2] + scratch[n/2]) / 2
+	return middle(scratch)
 }

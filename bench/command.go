@@ -52,10 +52,14 @@ Run one of them with -h for its flags.
 // Main is "millrace bench" with the arguments that follow it. It returns the
 // process's exit code. simulate makes what powerloss --ground sim runs on.
 func Main(args []string, simulate Simulator, stdout, stderr io.Writer) int {
+	ctx, stop := context.WithCancel(context.Background())
+	defer stop()
+	stderr, heard := outlive(stderr, stop)
+	defer heard()
 	if len(args) > 0 {
 		switch args[0] {
 		case "powerloss":
-			return mainPowerLoss(args, simulate, stdout, stderr)
+			return mainPowerLoss(ctx, args, simulate, stdout, stderr)
 		case "report":
 			return mainReport(args[1:], stdout, stderr)
 		case "compare":
@@ -78,8 +82,8 @@ func Main(args []string, simulate Simulator, stdout, stderr io.Writer) int {
 		}
 		return exitUsage
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
+	ctx, deaf := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+	defer deaf()
 	run, err := parseCommand(args, stdout, stderr)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
@@ -94,7 +98,7 @@ func Main(args []string, simulate Simulator, stdout, stderr io.Writer) int {
 	}
 	if err != nil {
 		fmt.Fprintf(stderr, "millrace bench %s: %v\n", args[0], err)
-		return exitFailed
+		return max(code, exitFailed)
 	}
 	return code
 }

@@ -161,10 +161,15 @@ func medianOf(runs []*Result, get func(*Result) *float64) *float64 {
 	if len(values) == 0 {
 		return nil
 	}
+	m := middle(values)
+	return &m
+}
+
+// middle is the median of one value at least. It sorts them.
+func middle(values []float64) float64 {
 	slices.Sort(values)
 	n := len(values)
-	m := (values[(n-1)/2] + values[n/2]) / 2
-	return &m
+	return (values[(n-1)/2] + values[n/2]) / 2
 }
 
 func (r *Result) flushesPerSecond() *float64 {
@@ -266,9 +271,8 @@ func runRow(ctx context.Context, row Row, w Workload, c Confinement, o Options) 
 			defer func() { err = errors.Join(err, confine(info.PID, before)) }()
 		}
 	}
-	switch row.Target.(type) {
-	case *Serve, *Managed, *ManagedNATS:
-		o.Keep = true // its whole directory goes
+	if len(info.Command) > 0 { // the harness started it: its whole directory goes
+		o.Keep = true
 	}
 	if res, err = Run(ctx, row.Target, w.with(row.Config), o); err != nil {
 		return nil, err

@@ -2,13 +2,11 @@ package bench
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"os"
-	"slices"
 	"time"
 )
 
@@ -263,41 +261,62 @@ func (r *consumeResult) line() string {
 	return s
 }
 
-// print shows the phases, medians and ratios.
+// print shows the phases, ratios, and the medians of the pairs that were not disturbed; where all were, of all.
 func (c *consume) print(all []consumeResult) {
 	p := func(format string, args ...any) { fmt.Fprintf(c.stdout, format+"\n", args...) }
 	how := "cold"
 	if c.hot {
 		how = "in the page cache"
 	}
-	p("%d records/s of %d bytes to %d partitions, consumed at their end; %d catch-up readers of %.1f GiB, %s", c.rate, c.size, c.parts, c.readers, c.backlog, how)
+	p("%d records/s of %d bytes to %s, consumed at their end; %d catch-up readers of %.1f GiB, %s", c.rate, c.size, partitionsOf(c.parts), c.readers, c.backlog, how)
 	p("")
 	p("| run | p50 alone | p50 beside | p99 alone | p99 beside | p99 ratio | catch-up MB/s | steal %% alone, beside |")
 	p("|--:|--:|--:|--:|--:|--:|--:|--:|")
+	runs, disturbed := len(all)/2, 0
+	for i := range runs {
+		if all[2*i].Disturbed || all[2*i+1].Disturbed {
+			disturbed++
+		}
+	}
+	use := runs - disturbed
+	if use == 0 {
+		use = runs
+	}
 	var cols [6][]float64
-	for i := 0; i+1 < len(all); i += 2 {
-		a, b := &all[i], &all[i+1]
+	for i := range runs {
+		a, b := &all[2*i], &all[2*i+1]
 		speed, ratio := float64(b.Bytes)/1e6/b.Seconds, (*float64)(nil)
 		if a.Latency.P99 != nil && b.Latency.P99 != nil {
 			x := *b.Latency.P99 / *a.Latency.P99
 			ratio = &x
 		}
-		p("| %d | %s | %s | %s | %s | %s | %.0f | %.1f, %.1f |", i/2+1, micros(a.Latency.P50), micros(b.Latency.P50), micros(a.Latency.P99), micros(b.Latency.P99), number(ratio), speed, a.Steal, b.Steal)
+		p("| %d | %s | %s | %s | %s | %s | %.0f | %.1f, %.1f |", i+1, micros(a.Latency.P50), micros(b.Latency.P50), micros(a.Latency.P99), micros(b.Latency.P99), number(ratio), speed, a.Steal, b.Steal)
+		if use < runs && (a.Disturbed || b.Disturbed) {
+			continue
+		}
 		for j, v := range []*float64{a.Latency.P50, b.Latency.P50, a.Latency.P99, b.Latency.P99, ratio, &speed} {
 			if v != nil {
 				cols[j] = append(cols[j], *v)
 			}
 		}
 	}
-	runs := len(all) / 2
 	med := func(j int) *float64 {
-		if len(cols[j]) < runs || runs == 0 {
+		if len(cols[j]) < use || use == 0 {
 			return nil
 		}
-		slices.Sort(cols[j])
-		return &cols[j][len(cols[j])/2]
+		m := middle(cols[j])
+		return &m
 	}
 	p("| median | %s | %s | %s | %s | %s | %s | |", micros(med(0)), micros(med(1)), micros(med(2)), micros(med(3)), number(med(4)), number(med(5)))
+	switch {
+	case disturbed == 0:
+	case use < runs:
+		p("")
+		p("%d of %d runs are left out of the medians (steal over %.0f %%)", disturbed, runs, StealMax)
+	default:
+		p("")
+		p("all runs were disturbed (steal over %.0f %%): the medians are of disturbed runs", StealMax)
+	}
 	if a, b := med(2), med(3); a != nil && b != nil {
 		p("")
 		p("p99 beside / p99 alone, of the medians: %.2f", *b / *a)
@@ -305,14 +324,10 @@ func (c *consume) print(all []consumeResult) {
 }
 
 func (c *consume) write(all []consumeResult, info TargetInfo) error {
-	b, err := json.MarshalIndent(struct {
+	return writeJSON(c.out, struct {
 		Command string          `json:"command"`
 		Machine Machine         `json:"machine"`
 		Target  TargetInfo      `json:"target"`
 		Phases  []consumeResult `json:"phases"`
-	}{commandLine(c.args), ReadMachine(info.DataDir), info, all}, "", "  ")
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(c.out, append(b, '\n'), 0o644)
+	}{commandLine(c.args), ReadMachine(info.DataDir), info, all})
 }

@@ -2,7 +2,6 @@ package bench
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -81,13 +80,7 @@ type DiskFile struct {
 }
 
 // Write stores f as JSON, whole or not at all.
-func (f DiskFile) Write(path string) error {
-	b, err := json.MarshalIndent(f, "", " ")
-	if err != nil {
-		return fmt.Errorf("encode %s: %w", path, err)
-	}
-	return replace(path, append(b, '\n'))
-}
+func (f DiskFile) Write(path string) error { return writeJSON(path, f) }
 
 func (c *diskCommand) run(ctx context.Context) (int, error) {
 	f := DiskFile{Format: resultFormat, Command: commandLine(c.args), Started: time.Now(), Machine: ReadMachine(c.dir)}

@@ -25,6 +25,11 @@
 //
 // [File] is what a comparison leaves; "bench report" draws it, [Changes] says what became of it since another.
 //
+// "bench consume" asks what a consumer that catches up does to those at the end of the log: the same tail
+// (tail.go), alone and beside readers of a backlog (catchup.go), in turns. "bench disk" measures the disk itself, without a
+// broker: what a durable write costs, and whether a flush reaches the device ([DiskFile], [DiskFile.Judge]). "bench trace"
+// shows what a running Millrace has measured of itself: where its produce requests spend their time ([FetchTrace]).
+//
 // [PowerGround] asks another question: what is gone when the power goes. [PowerLoss] asks it of
 // a real broker on a disk that forgets (package forgetfs), package simpower of one in the
 // simulator. [PowerLedger] is what both write their findings in.

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/millrace/millrace/bench/kafkafake"
 	"github.com/millrace/millrace/bench/peer"
 )
 
@@ -26,7 +27,7 @@ func (p *pretendPeer) Kill()                         { p.kills++ }
 func (p *pretendPeer) Start(context.Context) (err error) {
 	p.starts++
 	if p.listener, err = net.Listen("tcp", "127.0.0.1:0"); err == nil {
-		go acceptAll(p.listener)
+		go kafkafake.Serve(p.listener)
 	}
 	return err
 }

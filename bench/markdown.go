@@ -2,7 +2,6 @@ package bench
 
 import (
 	"fmt"
-	"strconv"
 	"strings"
 )
 
@@ -37,12 +36,13 @@ func Markdown(table []Summary, runs []*Result, f File) string {
 	}
 	all, w := blocks(table), runs[0].Workload
 	ref := base(all[0])
-	var partitions []string
-	for _, block := range all {
-		partitions = append(partitions, strconv.Itoa(block[0].Partitions))
+	partitions := ""
+	for _, block := range all[:len(all)-1] {
+		partitions += fmt.Sprintf("%d, ", block[0].Partitions)
 	}
-	fmt.Fprintf(&b, "%s. %s partitions, %d producers, %d-byte records, %d a batch, acks %s, %s; %v measured after %v of warm-up. Medians of %d interleaved runs.\n\n",
-		upper(runs[0].Loop), strings.Join(partitions, ", "), w.Producers, w.Size, w.Batch, w.Acks, w.Compression, w.Duration, w.Warmup, f.Rule.Runs)
+	partitions += partitionsOf(all[len(all)-1][0].Partitions)
+	fmt.Fprintf(&b, "%s. %s, %d producers, %d-byte records, %d a batch, acks %s, %s; %v measured after %v of warm-up. Medians of %d interleaved runs.\n\n",
+		upper(runs[0].Loop), partitions, w.Producers, w.Size, w.Batch, w.Acks, w.Compression, w.Duration, w.Warmup, f.Rule.Runs)
 	first, line := "", ""
 	if len(all) > 1 {
 		first, line = "| partitions ", "|--:"
@@ -76,7 +76,7 @@ func stages(table []Summary, sweep bool) string {
 		}
 		name := s.Row
 		if sweep {
-			name += fmt.Sprintf(", %d partitions", s.Partitions)
+			name = rowKey{s.Row, s.Partitions}.String()
 		}
 		fmt.Fprintf(&b, "- %s: from append to flushed p99 %s", name, micros(s.DurableP99))
 		if s.JournalP99 != nil {
@@ -127,13 +127,13 @@ func notes(table []Summary, sweep bool) string {
 	for _, s := range table {
 		name := s.Row
 		if sweep {
-			name += fmt.Sprintf(", %d partitions", s.Partitions)
+			name = rowKey{s.Row, s.Partitions}.String()
 		}
 		for _, n := range s.Notes {
 			fmt.Fprintf(&b, "- %s: %s\n", name, n)
 		}
 		if s.Disturbed > 0 && !s.Marked {
-			fmt.Fprintf(&b, "- %s: %d runs made and left out of the medians (steal over %.0f %%)\n", name, s.Disturbed, StealMax)
+			fmt.Fprintf(&b, "- %s: %d runs made and left out of the medians (steal over %.0f %%, or cut short)\n", name, s.Disturbed, StealMax)
 		}
 	}
 	return b.String()

@@ -49,8 +49,8 @@ func parsePowerLoss(args []string, stderr io.Writer) (*powerCommand, error) {
 	f.IntVar(&p.Cuts, "cuts", 0, "cuts under load, for each policy (default: 10, and 1000 with --ground sim)")
 	seconds := f.Float64("seconds", 2, "most `seconds` of load before a cut; the least is a quarter of it")
 	f.Float64Var(&p.Recovering, "recovering", 0.25, "`chance` that the start after a cut is cut as well")
-	f.IntVar(&p.Partitions, "partitions", 8, "partitions of the topic")
-	f.IntVar(&p.Producers, "producers", 2, "idempotent producers, acks=all")
+	f.IntVar(&p.Partitions, "partitions", 8, "partitions of the topic; the short history of --points every has a number of its own")
+	f.IntVar(&p.Producers, "producers", 2, "idempotent producers, acks=all; the short history of --points every has a number of its own")
 	f.Int64Var(&p.Rate, "rate", 2000, "most `records/s` of each producer")
 	f.Uint64Var(&p.Seed, "seed", 0, "what cuts and losses are drawn from; 0 takes one and prints it")
 	f.StringVar(&p.Parent, "dir", "", "`directory` in which the mount point is made (default: the system's temporary one)")
@@ -82,7 +82,7 @@ func parsePowerLoss(args []string, stderr io.Writer) (*powerCommand, error) {
 	case f.NArg() > 0:
 		return nil, fmt.Errorf("unexpected argument %q", f.Arg(0))
 	case p.Cuts < 1 || p.Partitions < 1 || p.Partitions > partitionsMax || p.Producers < 1 || p.Producers > producersMax || p.Rate < 1:
-		return nil, errors.New("cuts, partitions, producers and rate are at least 1")
+		return nil, fmt.Errorf("cuts, partitions, producers and rate are at least 1, partitions at most %d, producers at most %d", partitionsMax, producersMax)
 	case p.Life < 10*time.Millisecond:
 		return nil, fmt.Errorf("--seconds %v is below 0.01", *seconds)
 	case p.Recovering < 0 || p.Recovering >= 1:
@@ -154,7 +154,7 @@ func (p *powerCommand) grounds(simulate Simulator) ([]PowerGround, error) {
 	return []PowerGround{p.PowerLoss}, err
 }
 
-func mainPowerLoss(args []string, simulate Simulator, stdout, stderr io.Writer) int {
+func mainPowerLoss(ctx context.Context, args []string, simulate Simulator, stdout, stderr io.Writer) int {
 	p, err := parsePowerLoss(args[1:], stderr)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
@@ -163,7 +163,7 @@ func mainPowerLoss(args []string, simulate Simulator, stdout, stderr io.Writer) 
 		fmt.Fprintln(stderr, "millrace bench powerloss:", err)
 		return exitUsage
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if p.Seed == 0 {
 		p.Seed = rand.Uint64()

@@ -2,7 +2,6 @@ package bench
 
 import (
 	"bytes"
-	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -57,14 +56,8 @@ type PowerFile struct {
 	Rows    []*PowerRow `json:"rows"`
 }
 
-// Write makes the file.
-func (f PowerFile) Write(path string) error {
-	text, err := json.MarshalIndent(f, "", "  ")
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(path, append(text, '\n'), 0o644)
-}
+// Write stores f as JSON, whole or not at all.
+func (f PowerFile) Write(path string) error { return writeJSON(path, f) }
 
 // PrintPower prints the ledger.
 func PrintPower(w io.Writer, rows []*PowerRow) {

@@ -108,13 +108,6 @@ func curveFigure(id string, rows []*reportRow) ([]reportFigure, error) {
 	return []reportFigure{f}, err
 }
 
-func partitionsOf(n int) string {
-	if n == 1 {
-		return "1 partition"
-	}
-	return fmt.Sprintf("%d partitions", n)
-}
-
 // sweepFigure is p99 against partitions, where there are several numbers of them.
 func sweepFigure(id string, rows []*reportRow) ([]reportFigure, error) {
 	f := reportFigure{

@@ -168,16 +168,22 @@ func ReadFile(path string) (File, error) {
 }
 
 // Write stores f as JSON, whole or not at all.
-func (f File) Write(path string) error {
-	b, err := json.MarshalIndent(f, "", " ")
+func (f File) Write(path string) error { return writeJSON(path, f) }
+
+// writeJSON stores v as JSON, whole or not at all: every result file is written by it.
+func writeJSON(path string, v any) error {
+	b, err := json.MarshalIndent(v, "", " ")
 	if err != nil {
 		return fmt.Errorf("encode %s: %w", path, err)
 	}
 	return replace(path, append(b, '\n'))
 }
 
-// replace writes a file beside path and renames it over path.
+// replace writes a file beside path and renames it over path. Through a link, as /dev/stdout is, and to a device it writes in place.
 func replace(path string, b []byte) error {
+	if st, err := os.Lstat(path); err == nil && !st.Mode().IsRegular() {
+		return os.WriteFile(path, b, 0)
+	}
 	t, err := os.CreateTemp(filepath.Dir(path), ".millrace-bench-*")
 	if err != nil {
 		return fmt.Errorf("write %s: %w", path, err)

@@ -80,7 +80,7 @@ func Run(ctx context.Context, t Target, w Workload, o Options) (*Result, error) 
 		Topic: fmt.Sprintf("millrace-bench-%08x", number),
 	}
 	res.Notes = slices.Clone(res.Target.Notes)
-	o.phase("creating topic %s with %d partitions", res.Topic, w.Partitions)
+	o.phase("creating topic %s with %s", res.Topic, partitionsOf(w.Partitions))
 	if err := t.Create(ctx, res.Topic, w); err != nil {
 		return nil, err
 	}
@@ -187,16 +187,16 @@ func (r *run) load(ctx context.Context, res *Result, m meter, o Options) error {
 	for toAt == 0 {
 		select {
 		case <-warm:
-			read(&from)
 			fromAt = time.Since(r.start)
+			read(&from)
 		case <-measured:
-			read(&to)
 			toAt = time.Since(r.start)
+			read(&to)
 		case <-stop: // interrupted: what there is counts
 			res.Partial = true
-			read(&to)
 			toAt = time.Since(r.start)
 			cancel()
+			read(&to)
 		case <-each.C:
 			second++
 			in := r.second(second)
@@ -212,6 +212,8 @@ func (r *run) load(ctx context.Context, res *Result, m meter, o Options) error {
 	res.Use = m.between(from, to)
 	if from.trace != nil && to.trace != nil {
 		res.Trace = to.trace.since(from.trace)
+	} else if err := errors.Join(from.traceErr, to.traceErr); err != nil {
+		res.note("it is not known where produce requests spent their time: %v", err)
 	}
 	res.Seconds = (toAt - fromAt).Seconds()
 

@@ -3,7 +3,10 @@ package bench
 import (
 	"context"
 	"errors"
+	"net/http"
+	"net/http/httptest"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -253,6 +256,52 @@ func TestRunInterrupted(t *testing.T) {
 	}
 	if !r.Partial || r.Acked == 0 || r.Unsent != 0 || r.Latency.Max > 60e6 || r.Seconds > 60 || !m.removed {
 		t.Errorf("partial %v, acknowledged %d, unsent %d, %v s, topic removed %v", r.Partial, r.Acked, r.Unsent, r.Seconds, m.removed)
+	}
+}
+
+// told is a memory whose broker has an admin listener.
+type told struct {
+	*memory
+	admin string
+}
+
+func (m told) Info() TargetInfo { return TargetInfo{Name: "told", Admin: m.admin} }
+
+// A broker that does not say where its requests spend their time is measured all the same.
+func TestRunWithoutATrace(t *testing.T) {
+	t.Parallel()
+	w := short1s()
+	w.Duration = 100 * time.Millisecond
+	admin := silentAddress(t)
+	r, err := Run(t.Context(), told{&memory{}, admin}, w, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.Trace != nil || r.Acked == 0 || !slices.ContainsFunc(r.Notes, func(n string) bool { return strings.Contains(n, admin) }) {
+		t.Errorf("trace %v, %d acknowledged, notes %q", r.Trace, r.Acked, r.Notes)
+	}
+}
+
+// The measured time ends when it is over, and not when the admin listener has answered.
+func TestRunIsNotLongerForASlowTrace(t *testing.T) {
+	t.Parallel()
+	const hold = 500 * time.Millisecond
+	var asked []time.Time
+	admin := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if asked = append(asked, time.Now()); len(asked) == 2 { // at the end
+			<-time.After(hold)
+		}
+		w.Write([]byte("{}"))
+	}))
+	defer admin.Close()
+	w := short1s()
+	w.Duration = 100 * time.Millisecond
+	r, err := Run(t.Context(), told{&memory{}, strings.TrimPrefix(admin.URL, "http://")}, w, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if longest := asked[1].Sub(asked[0]) + hold/2; r.Trace == nil || r.Seconds >= longest.Seconds() {
+		t.Errorf("trace %v; %v s measured, want less than %v", r.Trace, r.Seconds, longest)
 	}
 }
 

@@ -2,9 +2,7 @@ package bench
 
 import (
 	"context"
-	"encoding/binary"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"os/signal"
@@ -14,8 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kbin"
-	"github.com/twmb/franz-go/pkg/kmsg"
+	"github.com/millrace/millrace/bench/kafkafake"
 )
 
 // TestMain lets the test binary be the broker that Serve starts: it answers
@@ -48,70 +45,11 @@ func pretendToServe(args []string) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	go acceptAll(listener)
+	go kafkafake.Serve(listener)
 	term := make(chan os.Signal, 1)
 	signal.Notify(term, syscall.SIGTERM)
 	<-term
 	return 0
-}
-
-// acceptAll answers until the listener is closed.
-func acceptAll(listener net.Listener) {
-	for {
-		c, err := listener.Accept()
-		if err != nil {
-			return
-		}
-		go answer(c, listener.Addr().(*net.TCPAddr))
-	}
-}
-
-// answer replies to ApiVersions, Metadata and CreateTopics until the connection ends.
-func answer(c net.Conn, self *net.TCPAddr) {
-	defer c.Close()
-	var size [4]byte
-	for {
-		if _, err := io.ReadFull(c, size[:]); err != nil {
-			return
-		}
-		frame := make([]byte, binary.BigEndian.Uint32(size[:]))
-		if _, err := io.ReadFull(c, frame); err != nil {
-			return
-		}
-		r := kbin.Reader{Src: frame}
-		key, version, correlation := r.Int16(), r.Int16(), r.Int32()
-		var resp kmsg.Response
-		switch key {
-		case 18:
-			v := kmsg.NewPtrApiVersionsResponse()
-			for k, last := range map[int16]int16{3: 4, 18: 3, 19: 4} {
-				v.ApiKeys = append(v.ApiKeys, kmsg.ApiVersionsResponseApiKey{ApiKey: k, MaxVersion: last})
-			}
-			version = min(version, 3)
-			resp = v
-		case 3:
-			v := kmsg.NewPtrMetadataResponse()
-			b := kmsg.NewMetadataResponseBroker()
-			b.Host, b.Port = self.IP.String(), int32(self.Port)
-			v.Brokers, v.ControllerID = append(v.Brokers, b), b.NodeID
-			resp = v
-		case 19:
-			v := kmsg.NewPtrCreateTopicsResponse()
-			v.Topics = append(v.Topics, kmsg.NewCreateTopicsResponseTopic())
-			resp = v
-		default:
-			return
-		}
-		resp.SetVersion(version)
-		out := binary.BigEndian.AppendUint32(nil, uint32(correlation))
-		if resp.IsFlexible() && key != 18 {
-			out = append(out, 0)
-		}
-		out = resp.AppendTo(out)
-		if _, err := c.Write(append(binary.BigEndian.AppendUint32(nil, uint32(len(out))), out...)); err != nil {
-			return
-		}
-	}
 }
 
 // started starts s. Another process may have taken its port in the moment in which

@@ -82,7 +82,7 @@ func (p *produce) told(row string, round, attempt int, r *Result) {
 	}
 	partitions := ""
 	if len(p.partitions) > 1 {
-		partitions = fmt.Sprintf("%d partitions  ", r.Workload.Partitions)
+		partitions = partitionsOf(r.Workload.Partitions) + "  "
 	}
 	p.say("%-12s %sround %d/%d  %s records/s  p50 %s  p99 %s  steal %.1f %%  ready in %.2f s  read back %s%s",
 		row, partitions, round, p.rule.Runs, number(&r.RecordsPerSecond), micros(r.Latency.P50), micros(r.Latency.P99), r.Use.Steal, r.Target.Ready, r.Verify.State, disturbed)

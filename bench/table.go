@@ -43,6 +43,13 @@ func number(v *float64) string {
 	return s
 }
 
+func partitionsOf(n int) string {
+	if n == 1 {
+		return "1 partition"
+	}
+	return fmt.Sprintf("%d partitions", n)
+}
+
 func mebibytes(bytes *float64) string {
 	if bytes == nil {
 		return "-"
@@ -70,8 +77,8 @@ func PrintResult(out io.Writer, r *Result) {
 	p := func(format string, args ...any) { fmt.Fprintf(out, format+"\n", args...) }
 	p("target      %s at %s, %s, durability %s", r.Target.Name, r.Target.Address, or(r.Target.Version, "version unknown"), r.Class)
 	p("workload    %s", r.Loop)
-	p("            %d partitions, %d producers, %d-byte records, %d a batch (%.1f measured), acks %s, %s, idempotent %v, %s",
-		w.Partitions, w.Producers, w.Size, w.Batch, r.perBatch(), w.Acks, w.Compression, w.Idempotent, r.Target.ClientLib)
+	p("            %s, %d producers, %d-byte records, %d a batch (%.1f measured), acks %s, %s, idempotent %v, %s",
+		partitionsOf(w.Partitions), w.Producers, w.Size, w.Batch, r.perBatch(), w.Acks, w.Compression, w.Idempotent, r.Target.ClientLib)
 	p("            %.1f s measured after %v of warm-up", r.Seconds, w.Warmup)
 	p("settings    %s", settingsLine(r))
 	p("throughput  %s records/s, %.2f MB/s; %d acknowledged, %d failed, %d unfinished, %d unsent",

@@ -117,7 +117,7 @@ func TestMarkdownOfASweepHasABlockForEachCount(t *testing.T) {
 	text := Markdown(table, runs, File{Rule: RepeatRule{Runs: 1}})
 	for _, want := range []string{
 		"1, 16 partitions", "| partitions | row |", "|--:|---|---|", "| 1 | kafka |  | 100 | 0.25× |", "| 16 | kafka |  | 300 | 1.50× |",
-		"- kafka, 1 partitions: a note\n", "- kafka, 16 partitions: a note\n",
+		"- kafka, 1 partition: a note\n", "- kafka, 16 partitions: a note\n",
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("no %q in\n%s", want, text)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"math/rand/v2"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -157,6 +158,16 @@ func (t *tailLoad) stop() {
 	t.all.Wait()
 }
 
+// backlogValue is the value of one record of the backlog, bytes.
+const backlogValue = 8 << 10
+
+// randomValue is one. None is like another: neither a file system nor a disk makes them smaller.
+func randomValue(random *rand.ChaCha8) []byte {
+	value := make([]byte, backlogValue)
+	_, _ = random.Read(value) // it never fails
+	return value
+}
+
 // fillBacklog writes bytes of records of 8 KiB in batches of 128 KiB to partition 0 of a topic, and
 // returns the offset after the last.
 func fillBacklog(ctx context.Context, address, topic string, bytes int64) (int64, error) {
@@ -168,9 +179,9 @@ func fillBacklog(ctx context.Context, address, topic string, bytes int64) (int64
 	}
 	defer c.Close()
 	var failed atomic.Pointer[error]
-	value := make([]byte, 8<<10)
-	for left := bytes; left > 0 && ctx.Err() == nil && failed.Load() == nil; left -= int64(len(value)) {
-		c.Produce(ctx, &kgo.Record{Value: value}, func(_ *kgo.Record, err error) {
+	random := rand.NewChaCha8([32]byte{})
+	for left := bytes; left > 0 && ctx.Err() == nil && failed.Load() == nil; left -= backlogValue {
+		c.Produce(ctx, &kgo.Record{Value: randomValue(random)}, func(_ *kgo.Record, err error) {
 			if err != nil {
 				failed.CompareAndSwap(nil, &err)
 			}

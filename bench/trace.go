@@ -185,8 +185,11 @@ func mainTrace(ctx context.Context, args []string, stdout, stderr io.Writer) (in
 		}
 		return exitUsage, nil
 	}
-	if flags.NArg() > 0 {
+	switch {
+	case flags.NArg() > 0:
 		return exitUsage, fmt.Errorf("unexpected argument %q", flags.Arg(0))
+	case *worst < 0 || *seconds < 0:
+		return exitUsage, fmt.Errorf("--worst %d --duration %v: neither is below 0", *worst, *seconds)
 	}
 	t, err := FetchTrace(ctx, *admin)
 	if err != nil {

@@ -115,7 +115,8 @@ type sample struct {
 
 	hasBroker, hasDisk bool
 
-	trace *Trace // nil: the broker has none, or did not answer
+	trace    *Trace // nil: the broker has none, or did not answer
+	traceErr error  // why it did not
 }
 
 // meter reads the counters of one run.
@@ -146,10 +147,8 @@ func (m meter) read() (s sample, err error) {
 			s.hasDisk = true
 		}
 	}
-	if m.admin != "" {
-		if s.trace, err = FetchTrace(context.Background(), m.admin); err != nil {
-			return s, err
-		}
+	if m.admin != "" { // last: it may take a while. Without it a run counts all the same
+		s.trace, s.traceErr = FetchTrace(context.Background(), m.admin)
 	}
 	return s, nil
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"time"
 
 	"github.com/millrace/millrace/bench/process"
 	"golang.org/x/sys/unix"
@@ -43,14 +44,11 @@ func fetch(ctx context.Context, dir string, get func(work string) (string, error
 		return err
 	}
 	defer lock.Close()
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+	if err := waitForLock(ctx, lock); err != nil {
 		return fmt.Errorf("lock %s: %w", lock.Name(), err)
 	}
 	if _, err := os.Stat(dir); err == nil { // another process has fetched it meanwhile
 		return nil
-	}
-	if err := ctx.Err(); err != nil { // the other one may have taken long
-		return err
 	}
 	work, err := os.MkdirTemp(filepath.Dir(dir), "fetching-")
 	if err != nil {
@@ -62,6 +60,23 @@ func fetch(ctx context.Context, dir string, get func(work string) (string, error
 		return err
 	}
 	return os.Rename(whole, dir)
+}
+
+// lockEvery is how often it is asked whether a lock is free.
+const lockEvery = 50 * time.Millisecond
+
+// waitForLock locks f for this process alone, when the one that has it is done or gone; or fails when ctx ends.
+func waitForLock(ctx context.Context, f *os.File) error {
+	for ctx.Err() == nil {
+		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); !errors.Is(err, unix.EWOULDBLOCK) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(lockEvery):
+		}
+	}
+	return ctx.Err()
 }
 
 // fetchJars makes Maven copy all that a pom depends on into dir, unless it is there.

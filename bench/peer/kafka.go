@@ -35,7 +35,7 @@ var (
 	kafkaLog4j []byte
 )
 
-var kafkaKind = Kind{Name: "kafka", Version: kafkaVersion, Protocol: Kafka, TopicSettings: kafkaTopicSettings, New: func(o Options) Peer { return &kafka{Options: o} }}
+var kafkaKind = Kind{Name: "kafka", Version: kafkaVersion, Protocol: Kafka, TopicSettings: kafkaTopicSettings, New: func(o Options) Peer { return &kafka{child: child{Options: o}} }}
 
 // kafkaTopicSettings are what DescribeConfigs gives for a topic of Kafka 4.3.1.
 var kafkaTopicSettings = []string{
@@ -57,15 +57,10 @@ const (
 
 // kafka is Apache Kafka: one node, broker and controller, from the jars of kafka/pom.xml.
 type kafka struct {
-	Options
+	child // the addresses are the broker's and the controller's
 
 	java, jars string
-	dir        string // its own: configuration, log4j's file, and data unless Options has it
 	formatted  bool
-	addresses  []string // of the broker, of the controller
-	process    *process.Process
-	began      time.Time
-	info       Info
 }
 
 // Install implements Peer.
@@ -116,7 +111,7 @@ func (k *kafka) Start(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := k.prepare(); err != nil {
+	if err := k.prepare("kafka", k.configure); err != nil {
 		return fmt.Errorf("prepare Apache Kafka: %w", err)
 	}
 	if err := k.format(ctx); err != nil {
@@ -125,13 +120,7 @@ func (k *kafka) Start(ctx context.Context) error {
 	args := append(strings.Fields(environment("KAFKA_HEAP_OPTS", kafkaHeap)), strings.Fields(environment("KAFKA_JVM_PERFORMANCE_OPTS", kafkaPerf))...)
 	args = append(args, k.jvm("server.log")...)
 	args = append(args, "kafka.Kafka", k.file("server.properties"))
-	k.process = &process.Process{Path: k.java, Args: args, CPUs: k.CPUs}
-	k.began = time.Now()
-	if err := k.process.Start(); err != nil {
-		return err
-	}
-	k.info = Info{Address: k.addresses[0], Version: "Apache Kafka " + kafkaVersion, PID: k.process.PID(), DataDir: k.data(), Command: append([]string{"java"}, args...)}
-	return nil
+	return k.start(k.java, args, "java", "Apache Kafka "+kafkaVersion)
 }
 
 func environment(name, other string) string {
@@ -141,41 +130,12 @@ func environment(name, other string) string {
 	return other
 }
 
-func (k *kafka) file(name string) string { return filepath.Join(k.dir, name) }
-
-func (k *kafka) data() string {
-	if k.Data != "" {
-		return k.Data
-	}
-	return k.file("data")
-}
-
 // jvm is what every Java here is given: where the jars are, and where its log goes.
 func (k *kafka) jvm(log string) []string {
 	return []string{"-Dlog4j2.configurationFile=" + k.file("log4j2.xml"), "-Dmillrace.log=" + k.file(log), "-cp", filepath.Join(k.jars, "*")}
 }
 
-// prepare makes the directory with the configuration, unless it is there.
-func (k *kafka) prepare() (err error) {
-	if k.dir != "" {
-		return nil
-	}
-	dir, err := os.MkdirTemp(k.Parent, "millrace-bench-kafka-")
-	if err != nil {
-		return err
-	}
-	k.dir = dir
-	if k.dir, err = filepath.Abs(dir); err != nil { // its name goes into the configuration
-		return err
-	}
-	if k.addresses == nil {
-		if k.addresses, err = FreeAddresses(2); err != nil {
-			return err
-		}
-	}
-	if err := os.MkdirAll(k.data(), 0o755); err != nil {
-		return err
-	}
+func (k *kafka) configure() error {
 	properties := strings.NewReplacer("{broker}", k.addresses[0], "{controller}", k.addresses[1], "{data}", k.data()).Replace(kafkaProperties)
 	return errors.Join(os.WriteFile(k.file("server.properties"), []byte(properties), 0o644), os.WriteFile(k.file("log4j2.xml"), kafkaLog4j, 0o644))
 }
@@ -224,15 +184,11 @@ func clusterID() string {
 
 // Ready implements Peer. An error has the end of Kafka's log.
 func (k *kafka) Ready(ctx context.Context) error {
-	err := k.process.Poll(ctx, kafkaReadyEvery, func(ctx context.Context) error { return TakesTopics(ctx, k.addresses[0]) })
-	switch {
-	case errors.Is(err, context.Canceled):
+	err := k.ready(ctx, kafkaReadyEvery, TakesTopics)
+	if err == nil || errors.Is(err, context.Canceled) {
 		return err
-	case err != nil:
-		return fmt.Errorf("Apache Kafka %s: %w\n%s", kafkaVersion, err, k.logged())
 	}
-	k.info.Ready = time.Since(k.began).Seconds()
-	return nil
+	return fmt.Errorf("Apache Kafka %s: %w\n%s", kafkaVersion, err, k.logged())
 }
 
 // logged is the end of Kafka's log, with its name.
@@ -240,31 +196,8 @@ func (k *kafka) logged() string {
 	return fmt.Sprintf("the end of %s:\n%s", k.file("server.log"), process.FileTail(k.file("server.log")))
 }
 
-// Info implements Peer.
-func (k *kafka) Info() Info { return k.info }
-
-// Kill implements Peer.
-func (k *kafka) Kill() {
-	if k.process != nil {
-		k.process.Kill()
-	}
-}
-
 // Stop implements Peer.
 func (k *kafka) Stop() error {
-	var errs []error
-	if k.process != nil {
-		if err := k.process.Stop(kafkaStopTimeout); err != nil {
-			errs = append(errs, fmt.Errorf("%w\n%s", err, k.logged()))
-		}
-		k.process = nil
-	}
-	if k.dir != "" {
-		errs = append(errs, os.RemoveAll(k.dir))
-	}
-	k.dir = ""
-	if k.Data == "" { // else the next Start is one on what is there
-		k.formatted, k.addresses = false, nil
-	}
-	return errors.Join(errs...)
+	k.formatted = k.formatted && k.Data != "" // as addresses
+	return k.stop(kafkaStopTimeout, func(err error) error { return fmt.Errorf("%w\n%s", err, k.logged()) })
 }

@@ -28,7 +28,7 @@ var natsConf string
 
 var natsKind = Kind{Name: "nats", Version: natsVersion, Protocol: NATS,
 	ServerSettings: map[string]func(string) error{"sync_interval": checkSyncInterval},
-	New:            func(o Options) Peer { return &natsServer{Options: o} }}
+	New:            func(o Options) Peer { return &natsServer{child: child{Options: o}} }}
 
 // checkSyncInterval takes what the server documents: "always", or a duration.
 func checkSyncInterval(value string) error {
@@ -43,14 +43,9 @@ func checkSyncInterval(value string) error {
 
 // natsServer is one NATS server with JetStream, built from the Go module.
 type natsServer struct {
-	Options
+	child // the addresses are for clients and for monitoring
 
-	program   string
-	dir       string   // its own: configuration, and data unless Options has it
-	addresses []string // for clients, for monitoring
-	process   *process.Process
-	began     time.Time
-	info      Info
+	program string
 }
 
 // Install implements Peer. The server is built by the go command, as its README says, and is checked to be the version that is pinned here.
@@ -110,50 +105,15 @@ func (n *natsServer) Start(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := n.prepare(); err != nil {
+	if err := n.prepare("nats", n.configure); err != nil {
 		return fmt.Errorf("prepare the NATS server: %w", err)
 	}
-	args := []string{"-c", n.file("nats-server.conf")}
-	n.process = &process.Process{Path: n.program, Args: args, CPUs: n.CPUs}
-	n.began = time.Now()
-	if err := n.process.Start(); err != nil {
-		return err
-	}
-	n.info = Info{Address: n.addresses[0], Monitor: n.addresses[1], Version: "NATS server " + strings.TrimPrefix(natsVersion, "v"),
-		PID: n.process.PID(), DataDir: n.data(), Command: append([]string{"nats-server"}, args...)}
-	return nil
+	err := n.start(n.program, []string{"-c", n.file("nats-server.conf")}, "nats-server", "NATS server "+strings.TrimPrefix(natsVersion, "v"))
+	n.info.Monitor = n.addresses[1]
+	return err
 }
 
-func (n *natsServer) file(name string) string { return filepath.Join(n.dir, name) }
-
-func (n *natsServer) data() string {
-	if n.Data != "" {
-		return n.Data
-	}
-	return n.file("data")
-}
-
-// prepare makes the directory with the configuration, unless it is there.
-func (n *natsServer) prepare() (err error) {
-	if n.dir != "" {
-		return nil
-	}
-	dir, err := os.MkdirTemp(n.Parent, "millrace-bench-nats-")
-	if err != nil {
-		return err
-	}
-	n.dir = dir
-	if n.dir, err = filepath.Abs(dir); err != nil { // its name goes into the configuration
-		return err
-	}
-	if n.addresses == nil {
-		if n.addresses, err = FreeAddresses(2); err != nil {
-			return err
-		}
-	}
-	if err := os.MkdirAll(n.data(), 0o755); err != nil {
-		return err
-	}
+func (n *natsServer) configure() error {
 	sync := "# sync_interval has its default."
 	if v, ok := n.Settings["sync_interval"]; ok {
 		sync = fmt.Sprintf("sync_interval: %q", v)
@@ -165,36 +125,10 @@ func (n *natsServer) prepare() (err error) {
 
 // Ready implements Peer. The server logs to its standard error: an error has the end of that.
 func (n *natsServer) Ready(ctx context.Context) error {
-	if err := n.process.Poll(ctx, natsReadyEvery, func(ctx context.Context) error { return TakesStreams(ctx, n.addresses[0]) }); err != nil {
-		return err
-	}
-	n.info.Ready = time.Since(n.began).Seconds()
-	return nil
+	return n.ready(ctx, natsReadyEvery, TakesStreams)
 }
 
-// Info implements Peer.
-func (n *natsServer) Info() Info { return n.info }
-
-// Kill implements Peer.
-func (n *natsServer) Kill() {
-	if n.process != nil {
-		n.process.Kill()
-	}
-}
-
-// Stop implements Peer.
+// Stop implements Peer. What the server logged is in the error already.
 func (n *natsServer) Stop() error {
-	var errs []error
-	if n.process != nil {
-		errs = append(errs, n.process.Stop(natsStopTimeout))
-		n.process = nil
-	}
-	if n.dir != "" {
-		errs = append(errs, os.RemoveAll(n.dir))
-	}
-	n.dir = ""
-	if n.Data == "" { // else the next Start is one on what is there
-		n.addresses = nil
-	}
-	return errors.Join(errs...)
+	return n.stop(natsStopTimeout, func(err error) error { return err })
 }

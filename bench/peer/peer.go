@@ -1,8 +1,8 @@
 // Package peer installs, starts and ends brokers of other makes, for comparisons with ours.
 //
 // A [Peer] is one broker on this machine, a [Kind] is a make of them. There are Apache Kafka (kafka.go) and NATS
-// with JetStream (nats.go). A further one is a file that implements Peer and a line in kinds; one that speaks a further
-// protocol needs a Target in package bench.
+// with JetStream (nats.go); what they share is in child.go. A further one is a file that implements Peer and a line in kinds; one
+// that speaks a further protocol needs a Target in package bench.
 //
 // Whoever measures decides about directory and CPUs ([Options]); a peer's own file, embedded here, is
 // its configuration. What Start began, Stop ends and clears away, also after a failed or

@@ -1,12 +1,10 @@
-// fakejava stands in for java and for mvn, by the name it is called with, in tests of managed peers. As java it is version $FAKE_JAVA_VERSION,
+// Command fakejava stands in for java and for mvn, by the name it is called with, in tests of managed peers. As java it is version $FAKE_JAVA_VERSION,
 // formats like Kafka's storage tool and then answers Kafka's protocol as a broker does that has just started; as mvn it
 // makes one jar. FAKE_KAFKA tells it what to do wrong: "format", "ends", "silent" or "deaf" (to SIGTERM).
 package main
 
 import (
-	"encoding/binary"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"os/signal"
@@ -15,8 +13,7 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/twmb/franz-go/pkg/kbin"
-	"github.com/twmb/franz-go/pkg/kmsg"
+	"github.com/millrace/millrace/bench/kafkafake"
 )
 
 func main() {
@@ -103,56 +100,10 @@ func serve(args []string, config map[string]string) {
 	if err != nil {
 		fail("%v", err)
 	}
-	for {
-		c, err := listener.Accept()
-		if err != nil {
+	for how == "silent" {
+		if _, err := listener.Accept(); err != nil {
 			fail("%v", err)
 		}
-		if how != "silent" {
-			go answer(c, listener.Addr().(*net.TCPAddr))
-		}
 	}
-}
-
-// answer replies to what a probe asks until the connection ends.
-func answer(c net.Conn, self *net.TCPAddr) {
-	defer c.Close()
-	var size [4]byte
-	for {
-		if _, err := io.ReadFull(c, size[:]); err != nil {
-			return
-		}
-		frame := make([]byte, binary.BigEndian.Uint32(size[:]))
-		if _, err := io.ReadFull(c, frame); err != nil {
-			return
-		}
-		r := kbin.Reader{Src: frame}
-		key, version, correlation := r.Int16(), r.Int16(), r.Int32()
-		var resp kmsg.Response
-		switch key {
-		case 3:
-			v := kmsg.NewPtrMetadataResponse()
-			b := kmsg.NewMetadataResponseBroker()
-			b.Host, b.Port = self.IP.String(), int32(self.Port)
-			v.Brokers, v.ControllerID = append(v.Brokers, b), b.NodeID
-			resp = v
-		case 18:
-			v := kmsg.NewPtrApiVersionsResponse()
-			for k, last := range map[int16]int16{3: 4, 18: 3, 19: 4} {
-				v.ApiKeys = append(v.ApiKeys, kmsg.ApiVersionsResponseApiKey{ApiKey: k, MaxVersion: last})
-			}
-			resp, version = v, min(version, 3)
-		case 19:
-			v := kmsg.NewPtrCreateTopicsResponse()
-			v.Topics = append(v.Topics, kmsg.NewCreateTopicsResponseTopic())
-			resp = v
-		default:
-			return
-		}
-		resp.SetVersion(version)
-		out := resp.AppendTo(binary.BigEndian.AppendUint32(nil, uint32(correlation)))
-		if _, err := c.Write(append(binary.BigEndian.AppendUint32(nil, uint32(len(out))), out...)); err != nil {
-			return
-		}
-	}
+	fail("%v", kafkafake.Serve(listener))
 }

@@ -1,4 +1,4 @@
-// fakenats stands in for nats-server in tests of managed peers. FAKE_NATS tells it what to do wrong: "ends", "silent" or "deaf" (to SIGTERM).
+// Command fakenats stands in for nats-server in tests of managed peers. FAKE_NATS tells it what to do wrong: "ends", "silent" or "deaf" (to SIGTERM).
 // Called as go, it builds what FAKE_GO says: "fails", or itself, which is not the server that was asked for.
 package main
 
