@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/millrace/millrace/bench/process"
 	"golang.org/x/sys/unix"
 )
 
@@ -23,7 +24,8 @@ type Use struct {
 	Idle        float64  `json:"idlePercent"`  // of all CPUs' time, waiting for disks included
 	ClientCPU   float64  `json:"clientCPUSeconds"`
 	OthersCPU   *float64 `json:"othersCPUSeconds,omitempty"` // neither client nor broker: other programs, and the kernel for all
-	BrokerCPU   *float64 `json:"brokerCPUSeconds,omitempty"` // its process, kernel workers of its own ring included
+	KernelCPU   *float64 `json:"kernelCPUSeconds,omitempty"` // of that, the kernel's own threads: among them those that write files back
+	BrokerCPU   *float64 `json:"brokerCPUSeconds,omitempty"` // its control group, or where there is none its process; kernel workers of its own ring included
 	BrokerRSS   *int64   `json:"brokerResidentBytes,omitempty"`
 	Disk        string   `json:"disk,omitempty"` // the data's whole disk: others' use of it is in the counts
 	DiskFlushes *int64   `json:"diskFlushes,omitempty"`
@@ -88,24 +90,6 @@ func parseDisk(stat string) (diskCount, error) {
 	return d, nil
 }
 
-// processCPU reads user and system time of a process, dead threads included.
-func processCPU(stat string) (time.Duration, error) {
-	after := stat[strings.LastIndexByte(stat, ')')+1:] // the name may hold blanks
-	f := strings.Fields(after)
-	if len(f) < 13 {
-		return 0, fmt.Errorf("process stat %q is short", stat)
-	}
-	user, err := strconv.ParseInt(f[11], 10, 64)
-	if err != nil {
-		return 0, fmt.Errorf("process stat: %w", err)
-	}
-	system, err := strconv.ParseInt(f[12], 10, 64)
-	if err != nil {
-		return 0, fmt.Errorf("process stat: %w", err)
-	}
-	return time.Duration(user+system) * tick, nil
-}
-
 // sample is one reading of all counters.
 type sample struct {
 	cpu    cpuTimes
@@ -114,6 +98,8 @@ type sample struct {
 	disk   diskCount
 
 	hasBroker, hasDisk bool
+
+	kernel map[int]time.Duration // what each of the kernel's own threads has run; empty where that is not told
 
 	trace    *Trace // nil: the broker has none, or did not answer
 	traceErr error  // why it did not
@@ -138,10 +124,11 @@ func (m meter) read() (s sample, err error) {
 	}
 	s.client = time.Duration(r.Utime.Nano() + r.Stime.Nano())
 	if m.pid != 0 {
-		if s.broker, err = processCPU(readFile(fmt.Sprintf("/proc/%d/stat", m.pid))); err == nil {
+		if s.broker, err = process.CPU(m.pid); err == nil {
 			s.hasBroker = true
 		}
 	}
+	s.kernel = kernelThreads()
 	if m.disk != "" {
 		if s.disk, err = parseDisk(readFile(filepath.Join(m.disk, "stat"))); err == nil {
 			s.hasDisk = true
@@ -161,6 +148,10 @@ func (m meter) between(from, to sample) Use {
 		u.Idle = 100 * float64(to.cpu.idle-from.cpu.idle) / total
 	}
 	u.ClientCPU = (to.client - from.client).Seconds()
+	if len(to.kernel) > 0 {
+		cpu := grown(from.kernel, to.kernel).Seconds()
+		u.KernelCPU = &cpu
+	}
 	if from.hasBroker && to.hasBroker {
 		cpu := (to.broker - from.broker).Seconds()
 		u.BrokerCPU = &cpu
@@ -177,6 +168,39 @@ func (m meter) between(from, to sample) Use {
 		u.DiskFlushes, u.DiskWrites, u.DiskBytes = &flushes, &writes, &bytes
 	}
 	return u
+}
+
+// kernelThreads is what each of the kernel's threads has run, by process id.
+func kernelThreads() map[int]time.Duration {
+	all := map[int]time.Duration{}
+	dirs, _ := os.ReadDir("/proc") // where it cannot be read there are none
+	for _, d := range dirs {
+		pid, err := strconv.Atoi(d.Name())
+		if err != nil {
+			continue
+		}
+		stat := readFile(fmt.Sprintf("/proc/%d/stat", pid))
+		f := strings.Fields(stat[strings.LastIndexByte(stat, ')')+1:])
+		if len(f) < 2 || f[1] != "2" { // the parent of all of them
+			continue
+		}
+		ran, _, _ := strings.Cut(readFile(fmt.Sprintf("/proc/%d/schedstat", pid)), " ")
+		if ns, err := strconv.ParseInt(ran, 10, 64); err == nil {
+			all[pid] = time.Duration(ns)
+		}
+	}
+	return all
+}
+
+// grown is by how much threads have run between two readings, those that began after the first one too.
+func grown(from, to map[int]time.Duration) (sum time.Duration) {
+	for pid, ran := range to {
+		if before := from[pid]; before <= ran { // else the number is another thread's by now
+			ran -= before
+		}
+		sum += ran
+	}
+	return sum
 }
 
 // residentBytes is a process's resident memory, or 0.

@@ -44,14 +44,15 @@ func TestDiskCounters(t *testing.T) {
 	}
 }
 
-func TestProcessCPU(t *testing.T) {
-	d, err := processCPU("42 (a (b) c) S 1 42 42 0 -1 4194560 100 0 0 0 250 50 7 8 20 0 9 0 100 1 2")
-	if err != nil || d != 3*time.Second {
-		t.Errorf("%v, %v; want 3s", d, err)
+// A thread that ended between two readings is not counted, one that began is.
+func TestGrown(t *testing.T) {
+	from := map[int]time.Duration{3: 10, 4: 20, 5: 100}
+	to := map[int]time.Duration{3: 15, 5: 7, 6: 1}
+	if got := grown(from, to); got != 5+7+1 {
+		t.Errorf("%d", got)
 	}
-	own, err := processCPU(readFile("/proc/self/stat"))
-	if err != nil || own < 0 || own > time.Hour {
-		t.Errorf("own process: %v, %v", own, err)
+	if n := len(kernelThreads()); n == 0 {
+		t.Error("the kernel has no threads")
 	}
 }
 

@@ -31,6 +31,7 @@ type Process struct {
 	Output io.Writer // is given what it prints as well; may be nil
 
 	cmd    *exec.Cmd
+	group  *os.File // its control group; nil: none
 	exited chan struct{}
 	tail   tail
 }
@@ -46,6 +47,10 @@ func (p *Process) Start() error {
 	}
 	cmd.Stderr = cmd.Stdout
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
+	group := newGroup()
+	if group != nil {
+		cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(group.Fd())
+	}
 	exited := make(chan struct{})
 	// The death signal belongs to the thread that started the child: keep it.
 	started := make(chan error)
@@ -60,9 +65,10 @@ func (p *Process) Start() error {
 		}
 	}()
 	if err := <-started; err != nil {
+		endGroup(group)
 		return fmt.Errorf("start %s: %w", p.Path, err)
 	}
-	p.cmd, p.exited = cmd, exited
+	p.cmd, p.exited, p.group = cmd, exited, group
 	return nil
 }
 
@@ -137,7 +143,7 @@ func (p *Process) Wait(ctx context.Context) error {
 	select {
 	case <-p.exited:
 		state := p.cmd.ProcessState
-		p.cmd = nil
+		p.forget()
 		if !state.Success() {
 			return fmt.Errorf("%s %s: %s\n%s", p.Path, strings.Join(p.Args, " "), state, p.Tail())
 		}
@@ -157,14 +163,14 @@ func (p *Process) Stop(within time.Duration) error {
 	select {
 	case <-p.exited:
 		pid, state := p.PID(), p.State()
-		p.cmd = nil
+		p.forget()
 		return fmt.Errorf("%s, process %d, had ended by itself: %s\n%s", p.Path, pid, state, p.Tail())
 	default:
 	}
 	_ = p.cmd.Process.Signal(syscall.SIGTERM) // it may be ending by itself
 	select {
 	case <-p.exited:
-		p.cmd = nil
+		p.forget()
 		return nil
 	case <-time.After(within):
 	}
@@ -180,7 +186,14 @@ func (p *Process) Kill() {
 	}
 	_ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL) // it may have ended already
 	<-p.exited
+	p.forget()
+}
+
+// forget ends what the child has left behind, and its control group.
+func (p *Process) forget() {
 	p.cmd = nil
+	endGroup(p.group)
+	p.group = nil
 }
 
 // tail keeps the last part of what a child wrote.
