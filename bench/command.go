@@ -153,7 +153,7 @@ type produce struct {
 	page      string // HTML
 
 	partitions []int       // more than one only when comparing
-	policies   []string    // of our own broker
+	ours       []ownRow    // of our own broker
 	managed    []peer.Spec // peers that are started here
 	peers      list        // peers that run
 	rule       RepeatRule
@@ -211,7 +211,7 @@ func parseProduce(args []string, stderr io.Writer) (*produce, error) {
 	f.BoolVar(&p.options.Keep, "keep", false, "leave the topic behind")
 	f.StringVar(&p.out, "out", "", "write raw histograms, settings and machine facts to `FILE.json`")
 	f.StringVar(&p.page, "report", "", "write a page with charts to `FILE.html`")
-	compare := f.String("compare", "", "flush `policies` to compare, as write,file,journal,interval,os")
+	compare := f.String("compare", "", "`rows` of our own broker, each a flush policy, as write,file,journal,interval,os; with --serve and other settings too: [NAME=]journal+ring.backend=posix")
 	var managed list
 	f.Var(&managed, "peer", "a peer that is installed, started and stopped here as a row, with or without --compare: `[NAME=]kafka[+topic.setting=value]` or [NAME=]nats[+sync_interval=always]; repeatable")
 	f.Var(&p.peers, "peer-bootstrap", "another broker as a row, with or without --compare: `NAME=HOST:PORT[,HOST:PORT][+topic.setting=value]`; repeatable")
@@ -227,11 +227,12 @@ func parseProduce(args []string, stderr io.Writer) (*produce, error) {
 	}
 	p.options.VerifyMax = p.verifyMax << 20
 	if *compare != "" {
-		for _, policy := range strings.Split(*compare, ",") {
-			if _, ok := policies[policy]; !ok {
-				return nil, fmt.Errorf("--compare: %q is not write, file, interval, os or journal", policy)
+		for _, s := range strings.Split(*compare, ",") {
+			row, err := parseOwn(s)
+			if err != nil {
+				return nil, fmt.Errorf("--compare: %w", err)
 			}
-			p.policies = append(p.policies, policy)
+			p.ours = append(p.ours, row)
 		}
 	}
 	for _, s := range managed {
@@ -264,7 +265,7 @@ func counts(s string) (all []int, err error) {
 }
 
 // comparing reports whether there are rows: policies, peers or both.
-func (p *produce) comparing() bool { return len(p.policies)+len(p.managed)+len(p.peers) > 0 }
+func (p *produce) comparing() bool { return len(p.ours)+len(p.managed)+len(p.peers) > 0 }
 
 func (p *produce) check() error {
 	if p.bootstrap == "" {
@@ -282,7 +283,13 @@ func (p *produce) check() error {
 	case p.confine != "auto" && p.confine != "on" && p.confine != "off":
 		return fmt.Errorf("--confine %q is not on, off or auto", p.confine)
 	}
-	names := slices.Clone(p.policies)
+	var names []string
+	for _, row := range p.ours {
+		if len(row.overrides) > 0 && !p.serve {
+			return fmt.Errorf("--compare %s: settings are for a broker that is started here, not for --bootstrap-server", row.name)
+		}
+		names = append(names, row.name)
+	}
 	for _, spec := range p.managed {
 		names = append(names, spec.Label)
 	}
@@ -338,9 +345,32 @@ func (p *produce) confinement() Confinement {
 	return c
 }
 
-// target makes the target to measure; policy is "" or a flush policy that a
-// broker of our own runs with.
-func (p *produce) target(name, policy string, c Confinement) (Target, error) {
+// ownRow is a row of our own broker.
+type ownRow struct {
+	name, policy string
+	overrides    []string // key=value
+}
+
+// parseOwn reads [NAME=]POLICY[+broker.setting=value]... Without a name the row is called as it is written.
+func parseOwn(s string) (row ownRow, err error) {
+	parts := strings.Split(s, "+")
+	name, policy, named := strings.Cut(parts[0], "=")
+	if !named {
+		name, policy = s, parts[0]
+	}
+	if _, ok := policies[policy]; !ok {
+		return row, fmt.Errorf("%q is not write, file, interval, os or journal", policy)
+	}
+	for _, kv := range parts[1:] {
+		if k, _, ok := strings.Cut(kv, "="); !ok || k == "" {
+			return row, fmt.Errorf("%q: %q is not key=value", s, kv)
+		}
+	}
+	return ownRow{name, policy, parts[1:]}, nil
+}
+
+// target makes the target to measure; a broker of our own runs with settings, key=value, beside those of --override.
+func (p *produce) target(name string, c Confinement, settings ...string) (Target, error) {
 	if !p.serve {
 		return &Kafka{Name: name, Address: p.bootstrap, DataDir: p.dataDir}, nil
 	}
@@ -348,11 +378,7 @@ func (p *produce) target(name, policy string, c Confinement) (Target, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find this program: %w", err)
 	}
-	overrides := p.overrides
-	if policy != "" {
-		overrides = append(overrides[:len(overrides):len(overrides)], "flush.policy="+policy)
-	}
-	return &Serve{Kafka: Kafka{Name: name}, Binary: binary, Parent: p.dir, Overrides: overrides, CPUs: c.Broker}, nil
+	return &Serve{Kafka: Kafka{Name: name}, Binary: binary, Parent: p.dir, Overrides: slices.Concat(p.overrides, settings), CPUs: c.Broker}, nil
 }
 
 // progress shows phases and, on a terminal, a line a second.
@@ -407,7 +433,7 @@ func (p *produce) single(ctx context.Context) (int, error) {
 	if p.serve {
 		name = "millrace"
 	}
-	t, err := p.target(name, "", c)
+	t, err := p.target(name, c)
 	if err != nil {
 		return exitFailed, err
 	}

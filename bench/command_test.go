@@ -19,7 +19,11 @@ func TestParseProduce(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !slices.Equal(p.policies, []string{"write", "file", "interval", "os"}) || !p.serve || p.workload.Rate != 5000 ||
+	var own []string
+	for _, row := range p.ours {
+		own = append(own, row.name)
+	}
+	if !slices.Equal(own, []string{"write", "file", "interval", "os"}) || !p.serve || p.workload.Rate != 5000 ||
 		p.workload.TopicConfig["c"] != "d=e" || len(p.peers) != 1 || p.rule.Runs != 3 {
 		t.Errorf("%+v", p)
 	}
@@ -28,6 +32,9 @@ func TestParseProduce(t *testing.T) {
 func TestParseProduceRefuses(t *testing.T) {
 	for _, bad := range []string{
 		"--compare fast",
+		"--compare journal+posix",
+		"--compare journal,journal",
+		"--compare journal+append.inline=false --bootstrap-server x:1",
 		"--serve --bootstrap-server x:1",
 		"--update B.md",
 		"--compare os --runs 0",
@@ -66,6 +73,29 @@ func TestParseProduceWithPeers(t *testing.T) {
 	}
 	if m := rows[1].Target.(*Managed); !slices.Equal(m.CPUs, []int{0}) || m.Peer == rows[0].Target.(*Managed).Peer {
 		t.Errorf("%+v", m)
+	}
+}
+
+func TestParseOwn(t *testing.T) {
+	p, err := parseProduce(strings.Fields("--compare journal,journal+ring.backend=posix,slow=os+a=b+c=d --override x=y"), io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows, err := p.rows(Confinement{})
+	if err != nil || len(rows) != 3 {
+		t.Fatalf("%+v %v", rows, err)
+	}
+	for i, want := range []struct {
+		name, policy string
+		overrides    []string
+	}{
+		{"journal", "journal", []string{"x=y", "flush.policy=journal"}},
+		{"journal+ring.backend=posix", "journal", []string{"x=y", "flush.policy=journal", "ring.backend=posix"}},
+		{"slow", "os", []string{"x=y", "flush.policy=os", "a=b", "c=d"}},
+	} {
+		if s := rows[i].Target.(*Serve); rows[i].Name != want.name || rows[i].Policy != want.policy || !slices.Equal(s.Overrides, want.overrides) {
+			t.Errorf("%+v with %v, want %+v", rows[i], s.Overrides, want)
+		}
 	}
 }
 

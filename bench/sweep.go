@@ -47,16 +47,17 @@ func (p *produce) install(ctx context.Context) error {
 
 func (p *produce) say(format string, args ...any) { fmt.Fprintf(p.stderr, format+"\n", args...) }
 
-// rows are our policies, then the peers, in the order of the command line.
+// rows are our own, then the peers, in the order of the command line.
 func (p *produce) rows(c Confinement) (rows []Row, err error) {
-	for _, policy := range p.policies {
-		t, err := p.target(policy, policy, c)
+	for _, own := range p.ours {
+		policy := "flush.policy=" + own.policy
+		t, err := p.target(own.name, c, append([]string{policy}, own.overrides...)...)
 		if err != nil {
 			return nil, err
 		}
-		row := Row{Name: policy, Target: t, Policy: policy}
+		row := Row{Name: own.name, Target: t, Policy: own.policy}
 		if !p.serve {
-			row.Config = map[string]string{"flush.policy": policy}
+			row.Config = map[string]string{"flush.policy": own.policy}
 		}
 		rows = append(rows, row)
 	}
