@@ -39,7 +39,7 @@ func rolls(b *testing.B, policy Policy, beside bool) {
 	var met, others []int64
 	for b.Loop() {
 		for i := range perSegment {
-			if i == perSegment/2 { // the work after the last roll is done by then, as it is with segments of 1 GiB
+			if i == perSegment-1 { // what goes on in the background is done by then, as it is with segments of 1 GiB
 				m.until(func() bool { return len(l.jobs) == 0 && !l.sync.busy })
 			}
 			segments := len(l.segments)
