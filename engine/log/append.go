@@ -221,6 +221,8 @@ func (l *Log) place(n int, count, last, timestamp int64, how Origin, now int64) 
 			return nil, ErrPressure
 		}
 		l.roll(now)
+	} else if l.spareDue(timestamp, now) && l.canRoll() {
+		l.makeSpare()
 	}
 	if how == Client && !l.core.space.take(n, l.core.unwritten) {
 		return nil, ErrNoSpace

@@ -28,12 +28,14 @@ func (l *Log) Close(done Done) {
 	var snapshot []byte
 	var old []int64
 	var end int64
+	spare := ring.NoFD
 	l.enqueue(&job{name: "close", always: true,
 		ready: func() bool {
 			return l.quiet() && l.released() && (l.fence != nil || l.noSpace || l.synced == l.logEnd)
 		},
 		start: func() {
 			s := l.active()
+			spare = l.takeSpare()
 			base, o, e = s.base, s.takeIndexes(), s.endIndex(l.core.pool)
 			if l.metaFrom >= 0 {
 				meta = l.metaFiles()
@@ -42,6 +44,7 @@ func (l *Log) Close(done Done) {
 		},
 		run: func() error {
 			defer o.closeIndexes(h)
+			removeSpare(h, spare, dir)
 			if l.fence != nil || l.noSpace || o.indexFD == ring.NoFD {
 				return nil
 			}
@@ -191,11 +194,12 @@ func (l *Log) removeDeleted(now int64) {
 		return
 	}
 	l.removeAt = 0
-	d, path := l.dir, l.path
+	d, path, spare := l.dir, l.path, l.takeSpare()
 	l.active().index.takeHeld(l.core.pool)
 	l.enqueue(&job{name: "remove directory", always: true,
 		run: func() error {
 			l.closeFiles()
+			removeSpare(l.host(), spare, path)
 			return d.removeDir(path) // what stays is removed by the next start
 		},
 		done: func(error) {

@@ -39,6 +39,7 @@ type Core struct {
 	pinned    int   // of these, bytes that reads look at
 	unwritten int   // bytes appended and not yet in a file
 	unscanned int64 // bytes appended since each log's last producer snapshot
+	spares    int   // files made, or being made, for segments to come
 
 	oldest, newest *chunk // every chunk of every tail, by age
 	spare          *chunk
@@ -64,6 +65,8 @@ type CoreStats struct {
 	Duplicates     uint64
 	Writes, Syncs  uint64 // ops submitted for segments
 	Ranges         uint64 // write-backs started
+	Rolls          uint64 // segments begun
+	Spares         uint64 // of these, with a file that had been made ahead
 	TailReads      uint64
 	FileReads      uint64
 	Prefetches     uint64 // of pieces of files, for those who read on

@@ -310,9 +310,17 @@ func crashAt(t *testing.T, policy Policy, way journal.Way, mode sim.Crash, varia
 	case 2: // batches lie on several sectors
 		h.config.SegmentBytes, h.value = 9000, 500
 	}
+	if n%2 == 0 { // some rolls make their file themselves
+		if err := h.rules.Add(`(Create (path "next.log.tmp") (every 2) EIO)`); err != nil {
+			t.Fatal(err)
+		}
+	}
 	h.world.CrashAfter(h.disk, n, mode)
 	h.run()
 	if !h.down() {
+		if s := h.core.stats; s.Spares == 0 || n%2 == 0 && s.Spares == s.Rolls {
+			t.Fatalf("policy %v, variant %d: %d rolls, %d of them with a spare", policy, variant, s.Rolls, s.Spares)
+		}
 		return false
 	}
 	fail := func(when string, err error) {

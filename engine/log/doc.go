@@ -23,8 +23,7 @@
 //	stable   it may be acknowledged        written or flushed, by policy
 //
 // synced is a prefix over all segments: a file is synced only after the ones before
-// it, and the names of a segment's files are durable before anything is written
-// to them.
+// it, and a sync of it counts only once its name is durable. The two may run at once.
 //
 // # The recovery point
 //
@@ -60,11 +59,16 @@
 //	           have them, the log comes up fenced and what the journal has of it is kept in a
 //	           file of its own. What goes round the journal (a batch that is too large, another policy)
 //	           is synced before the next entry.
-//	roll       [create .log .index .timeindex] names without SyncDir, empty: the new
-//	           segment is there or not; nothing is in it. -> [SyncDir] -> [writes to the
-//	           new segment; the old one is not synced yet]: after a power loss the old
-//	           one may end early, and then the new one is behind a hole and is cut
-//	           with it. -> [sync of the old one] -> [trim and sync its indexes] ->
+//	spare      [create next.log.tmp, when the active segment is three quarters full] -> it is there or not, and empty:
+//	           nothing is ever written to it under this name. Recovery removes it, and so does Close. It may come
+//	           back after a power loss, beside the segment that it has become.
+//	roll       [rename next.log.tmp to the new segment's .log; where there is none, or that fails: create .log] -> the
+//	           name without SyncDir: the new segment is there or not, empty. -> [writes to it, and their syncs,
+//	           while the old one is not synced yet, nor the name durable]: after a power loss the old one may end
+//	           early, and then the new one is behind a hole and is cut with it; or the new one has no name, or the
+//	           old name, and what was in it is gone: none of it counted as synced. -> [SyncDir] -> the new segment.
+//	           Syncs of it count from here on; the next roll does not begin before. -> [create .index .timeindex] -> there or not, of any
+//	           size, empty: a segment without them has them made again. -> [sync of the old one] -> [trim and sync its indexes] ->
 //	           [snapshot of its end]: until that is there its indexes are made again. One
 //	           taken there before the roll is removed, durably, before the trim.
 //	flush      [sync] moves nothing on disk that recovery would read differently.

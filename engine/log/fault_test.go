@@ -110,7 +110,7 @@ offset=1 logEnd=2 written=2 flushed=2 stable=2
 // file and loses nothing that was stable.
 func TestFaultsOfWork(t *testing.T) {
 	for _, c := range []struct{ name, rules, names string }{
-		{"create segment", `(Create (path "*.log") EIO)`, ".log"},
+		{"create segment", `(Create (path "next.log.tmp") EIO) (Create (path "*.log") EIO)`, ".log"},
 		{"sync directory", `(SyncDir (path "t-0") EIO)`, "t-0"},
 		{"size index", `(Truncate (path "*.index") EIO)`, ".index"},
 		{"map index", `(Map EIO)`, "index"},

@@ -14,6 +14,7 @@ type syncOp struct {
 	bytes int64 // bytesSynced then
 	began int64 // ring's clock
 	busy  bool
+	held  bool // it is done, and waits for the name of the file to be durable
 }
 
 // flushAge says since when something waits, by how far it has got: ring's clock, ns,
@@ -151,12 +152,31 @@ func (l *Log) kickSync() {
 	l.core.io.Submit(&y.Op)
 }
 
-// Complete moves synced.
+// Complete moves synced, or leaves that to settleSyncs.
 func (y *syncOp) Complete(op *ring.Op) {
+	err := op.Error()
+	if y.held = err == nil && y.seg.unnamed && y.log.fence == nil; !y.held {
+		y.finish(err)
+	}
+}
+
+// settleSyncs ends the syncs that were done before the name of their file was durable.
+func (l *Log) settleSyncs() {
+	if l.sync.held {
+		l.sync.held = false
+		l.sync.finish(nil)
+	}
+	if f := &l.write.forced; f.held {
+		f.held = false
+		f.finish(nil)
+	}
+}
+
+func (y *syncOp) finish(err error) {
 	l := y.log
 	y.busy = false
 	l.unlease(y.seg)
-	if err := op.Error(); err != nil {
+	if err != nil {
 		l.failSync(y.seg.path(suffixLog), err)
 		l.step()
 		return

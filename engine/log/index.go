@@ -167,7 +167,7 @@ type indexOp struct {
 func (l *Log) kickIndex() {
 	s, w := l.active(), &l.indexWrite
 	x := &s.index
-	if x.heldOffsets < indexHeld || w.seg != nil || !s.open || l.fence != nil || l.deleting {
+	if x.heldOffsets < indexHeld || w.seg != nil || s.indexFD == ring.NoFD || l.fence != nil || l.deleting {
 		return
 	}
 	if getOffsetEntry(x.block[(indexHeld-1)*offsetEntrySize:], s.base).offset >= l.written {

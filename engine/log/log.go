@@ -89,6 +89,7 @@ type Log struct {
 	age         flushAge
 	flight      flight
 
+	spare      spare
 	jobs       []*job
 	jobOp      jobOp
 	lookups    int // worker tasks that look something up

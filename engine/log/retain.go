@@ -33,6 +33,7 @@ func (l *Log) retain(wall int64) {
 	if l.fence != nil || l.closing || l.cutting || l.starting {
 		return
 	}
+	l.retainSpare()
 	if l.producer.expire(wall - l.cfg.ProducerExpirationMs) {
 		l.retainAt = l.core.io.Now() + expireAgain
 	}

@@ -33,24 +33,32 @@ func (l *Log) rollDue(n int, last, timestamp, now int64) bool {
 	if s.size+int64(n) > int64(l.cfg.SegmentBytes) || last-s.base > math.MaxInt32 || s.index.full() {
 		return true
 	}
+	age, bound := l.activeAge(timestamp, now)
+	return age > bound
+}
+
+// activeAge is how old the active segment would be with a batch of that timestamp, and how old it
+// may become, ms.
+func (l *Log) activeAge(timestamp, now int64) (age, bound int64) {
+	s := l.active()
 	since, until := s.created, now
 	if s.firstTimestamp >= 0 && timestamp >= 0 {
 		since, until = s.firstTimestamp, timestamp
 	}
-	bound := l.cfg.SegmentMs
+	bound = l.cfg.SegmentMs
 	if l.cfg.Compacted { // what is in the active segment cannot be compacted
 		bound = min(bound, l.cfg.MaxCompactionLagMs)
 	}
-	return until-since > bound
+	return until - since, bound
 }
 
-// roll ends the active segment. The next one's files are made by a worker; until
-// they are there, appends go to the tail.
+// roll ends the active segment. The next one's .log gets its name from a worker; until
+// then appends go to the tail.
 func (l *Log) roll(now int64) {
 	old := l.active()
 	old.rolled, old.bytesEnd = true, l.bytesIn
 	s := newSegment(l, l.logEnd)
-	s.created = now
+	s.created, s.unnamed = now, true
 	s.index.maxOffsets, s.index.maxTimes = indexRoom(l.cfg.IndexBytes)
 	l.segments = append(l.segments, s)
 	l.indexBefore = timeEntry{timestamp: record.NoTimestamp}
@@ -72,21 +80,54 @@ type opened struct {
 	maps                [2][]byte
 }
 
-// enqueueOpen has the files of a new active segment made.
+// enqueueOpen has the files of a new active segment made, in three steps. Writes wait for the first
+// one only, which hardly takes time where there is a spare. What is synced counts after the second.
 func (l *Log) enqueueOpen(s *segment) {
 	h, dir, base, room := l.host(), l.path, s.base, l.cfg.IndexBytes
-	var o opened
+	fd, o := ring.NoFD, noFiles()
+	failed := func(err error) { l.fail(s.path(suffixLog), fmt.Errorf("create segment: %w", err)) }
 	l.enqueue(&job{name: "open segment", retry: true,
+		start: func() {
+			l.core.stats.Rolls++
+			if fd = l.takeSpare(); fd != ring.NoFD {
+				l.core.stats.Spares++
+			}
+		},
 		run: func() (err error) {
-			o, err = createSegment(h, dir, base, room)
+			fd, err = nameSpare(h, fd, dir, base)
 			return err
 		},
 		done: func(err error) {
 			if err != nil {
-				l.fail(s.path(suffixLog), fmt.Errorf("create segment: %w", err))
+				failed(err)
 				return
 			}
-			s.opened(o)
+			s.fd, s.open = fd, true
+		}})
+	l.enqueue(&job{name: "sync names",
+		run: func() error { return h.SyncDir(dir) },
+		done: func(err error) {
+			if err != nil {
+				failed(err)
+			} else {
+				s.unnamed = false
+			}
+			l.settleSyncs()
+		}})
+	l.enqueue(&job{name: "make indexes", retry: true,
+		run: func() error {
+			err := o.openIndexes(h, dir, base, room, 0, 0)
+			if err != nil {
+				o.closeIndexes(h)
+			}
+			return err
+		},
+		done: func(err error) {
+			if err != nil {
+				failed(err)
+				return
+			}
+			s.indexFD, s.timeFD, s.maps = o.indexFD, o.timeFD, o.maps
 		}})
 }
 

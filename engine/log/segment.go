@@ -48,7 +48,8 @@ type segment struct {
 	indexFD, timeFD ring.FD // of the active segment only
 	maps            [2][]byte
 
-	open     bool  // its files are there and open
+	open     bool  // its .log is there and open
+	unnamed  bool  // the name of its .log may not be durable: what is synced of it does not count
 	rolled   bool  // nothing more goes in
 	finished bool  // rolled, and its indexes are trimmed and synced
 	bytesEnd int64 // rolled: the log's bytesIn at its end

@@ -245,19 +245,28 @@ func (w *writeOp) next(whole bool) {
 // chained is the sync that follows a write under Write.
 type chained struct {
 	ring.Op
-	log *Log
+	log  *Log
+	held bool // as syncOp's
 }
 
-// Complete moves synced.
+// Complete moves synced, or leaves that to settleSyncs.
 func (c *chained) Complete(op *ring.Op) {
-	l := c.log
-	w := &l.write
+	w := &c.log.write
 	if w.canceled {
 		w.canceled = false
 		w.next(false)
 		return
 	}
-	if err := op.Error(); err != nil {
+	err := op.Error()
+	if c.held = err == nil && w.seg.unnamed && c.log.fence == nil; !c.held {
+		c.finish(err)
+	}
+}
+
+func (c *chained) finish(err error) {
+	l := c.log
+	w := &l.write
+	if err != nil {
 		l.failSync(w.seg.path(suffixLog), err)
 		w.busy = false
 		l.step()
