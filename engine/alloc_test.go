@@ -100,8 +100,12 @@ func TestNoAllocationsFromFiles(t *testing.T) {
 				}
 				// One that begins anew is searched for by the index, which opens a file: whole rounds
 				// less their first fetches.
-				next = 4
-				if n := testing.AllocsPerRun(len(all)-6, read); n != 0 {
+				n := 1.0
+				for try := 0; n != 0 && try < 3; try++ { // the broker's timers allocate, and where we get no CPU there are many to a read
+					next = 4
+					n = testing.AllocsPerRun(len(all)-6, read)
+				}
+				if n != 0 {
 					t.Errorf("%v allocations", n)
 				}
 			})
