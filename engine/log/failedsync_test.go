@@ -81,3 +81,36 @@ func TestFailedSync(t *testing.T) {
 		}
 	}
 }
+
+// TestFailedSyncOfStart: a start fails because of a sync. The next one does not take the page cache's word for what
+// is on disk.
+func TestFailedSyncOfStart(t *testing.T) {
+	r := newRig(t, 1)
+	r.config.Policy = OS
+	r.open()
+	l := r.create("t")
+	r.fill(l, 5)
+	r.idle(l)
+	end := l.LogEnd()
+	name := l.segments[0].path(suffixLog)
+	r.disk.Crash(sim.ProcessKill)
+	r.disk.Restart()
+	if err := r.rules.Add(`(Sync (path "*.log") EIO)`); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.tryOpen(); err == nil {
+		t.Fatal("opened, and a sync had failed")
+	}
+	r.disk.FailedSync(name)
+	r.rules.Clear()
+	r.open()
+	if l = r.find("t"); l.Flushed() != end || r.report.Logs[0].Rewritten == 0 {
+		t.Fatalf("flushed %d of %d: %v", l.Flushed(), end, r.report)
+	}
+	r.disk.Crash(sim.PowerLossClean)
+	r.disk.Restart()
+	r.open()
+	if l = r.find("t"); l.Err() != nil || l.LogEnd() != end {
+		t.Fatalf("%d of %d offsets after a power loss: %v", l.LogEnd(), end, l.Err())
+	}
+}

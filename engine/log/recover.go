@@ -842,13 +842,16 @@ func syncFile(h ring.Host, path string) error {
 	return nil
 }
 
-// sync makes a segment's batches durable, where they may not be.
+// sync makes a segment's batches durable, where they may not be. A start that fails by it is tried
+// again by somebody, who must not believe the page cache then.
 func (r *recovery) sync(s *segment) error {
 	if !r.dirty[s] {
 		return nil
 	}
 	if err := r.host.Sync(s.fd); err != nil {
-		return fmt.Errorf("%s: sync: %w", s.path(suffixLog), err)
+		err = fmt.Errorf("%s: sync: %w", s.path(suffixLog), err)
+		r.log.dir.noteFailedSync(err.Error())
+		return err
 	}
 	return nil
 }
