@@ -180,16 +180,10 @@ func (l *Log) endCleaning(c *cleaning, discard bool) {
 	if !discard || c.out == nil {
 		return
 	}
-	j := &job{name: "discard cleaned segment", always: true, run: func() error {
+	l.enqueueFirst(&job{name: "discard cleaned segment", always: true, run: func() error {
 		c.discard()
 		return nil
-	}}
-	at := 0
-	if l.jobOp.busy {
-		at = 1
-	}
-	l.jobs = slices.Insert(l.jobs, at, j)
-	l.kickJobs()
+	}})
 }
 
 // enqueuePiece has the next piece done.

@@ -114,3 +114,41 @@ func TestFailedSyncOfStart(t *testing.T) {
 		t.Fatalf("%d of %d offsets after a power loss: %v", l.LogEnd(), end, l.Err())
 	}
 }
+
+// TestFailedSyncOfClose: the sync of a log that is being closed fails while somebody reads. It is noted at once,
+// and in any case by the end of the stop.
+func TestFailedSyncOfClose(t *testing.T) {
+	for _, waits := range []bool{false, true} {
+		r := newRig(t, 1)
+		r.config.Policy = OS
+		r.open()
+		l := r.create("t")
+		r.fill(l, 5)
+		r.idle(l)
+		q := &Read{Limit: 4, MaxBytes: 1000, MinOne: true}
+		if !l.Read(q) || q.Len == 0 {
+			t.Fatal("not in memory")
+		}
+		if err := r.rules.Add(`(Sync (path "*.log") EIO)`); err != nil {
+			t.Fatal(err)
+		}
+		told := false
+		l.Close(DoneFunc(func(*Log, error) { told = true }))
+		r.until("fenced", func() bool { return l.Err() != nil })
+		noted := func() bool {
+			_, err := r.disk.Stat("/data/" + failedSyncName)
+			return err == nil
+		}
+		if waits {
+			r.until("noted", noted)
+			if told {
+				t.Fatal("closed while it is read")
+			}
+		}
+		l.Release(q)
+		r.until("closed", func() bool { return told })
+		if err := r.dir.CloseClean(); err == nil || !noted() {
+			t.Fatalf("noted: %v; the stop: %v", noted(), err)
+		}
+	}
+}

@@ -333,7 +333,8 @@ func (l *Log) fail(file string, cause error) {
 func (l *Log) failSync(file string, err error) {
 	if l.fence == nil && !l.ended {
 		d, what := l.dir, fmt.Sprintf("%s: sync: %v", file, err)
-		l.enqueue(&job{name: "note a failed sync", always: true, run: func() error { d.noteFailedSync(what); return nil }})
+		d.failedSync.CompareAndSwap(nil, &what) // a stop that comes before the job finds it
+		l.enqueueFirst(&job{name: "note a failed sync", always: true, run: func() error { d.noteFailedSync(what); return nil }})
 	}
 	l.fail(file, fmt.Errorf("sync: %w", err))
 }
