@@ -68,7 +68,8 @@
 //	           [snapshot of its end]: until that is there its indexes are made again. One
 //	           taken there before the roll is removed, durably, before the trim.
 //	flush      [sync] moves nothing on disk that recovery would read differently.
-//	truncate   [sync what stays] -> [lower the recovery point, atomically] -> the log as it was.
+//	truncate   [sync what stays] -> [lower the recovery point, atomically] -> the log as it was. (To where the
+//	           log will end: that is below the offset asked for, where it is inside a batch or a gap.)
 //	           -> [where there is a journal: rename the incarnation, SyncDir] -> the log
 //	           as its files have it; what the journal holds belongs to nobody. -> [remove the
 //	           segments behind, SyncDir] -> the log as it was, or shorter, never below
