@@ -65,7 +65,8 @@
 //	           After a crash in between, the files are as they would be after a crash before.
 //
 // A directory of logs whose journal is missing, of another id or of an older generation does not
-// open: what was acknowledged may be in it and nowhere else. After a clean stop it may be missing.
+// open: what was acknowledged may be in it and nowhere else. After a clean stop it may be missing, or
+// another one.
 //
 // # The cut
 //

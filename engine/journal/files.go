@@ -154,8 +154,12 @@ func (f *Files) open(directory [16]byte) error {
 		return lost("is missing")
 	case m.directory != directory:
 		return fmt.Errorf("%s: this is the journal of another directory of logs than %s: choose another journal.dir", metaPath, f.cfg.LogDir)
-	case recorded && record.id != m.id:
+	case recorded && record.id != m.id && !record.empty:
 		return lost("is another one")
+	case recorded && record.id != m.id:
+		// After a clean stop another journal.dir was set, and the start that began it was killed before it had noted
+		// that; or an old one was set again. All is in the partitions' files.
+		m.empty = true
 	case recorded && record.generation > m.generation:
 		return lost(fmt.Sprintf("is of generation %d, older than %d", m.generation, record.generation))
 	}
