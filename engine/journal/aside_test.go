@@ -148,3 +148,23 @@ func TestAsideDamagedOrImpossible(t *testing.T) {
 	r.crash()
 	r.complete(r.must(3), kept)
 }
+
+// A fenced partition that cannot be set aside, and keeps everybody else waiting, is deleted: they go on.
+func TestFencedPartitionIsDeleted(t *testing.T) {
+	r := newRig(t, 4)
+	if err := r.rules.Add(`(Rename (path "*.aside") EIO)`); err != nil {
+		t.Fatal(err)
+	}
+	r.must(3)
+	fencing(r, 200)
+	if !r.core.Full() {
+		t.Fatal("not full: this tests nothing")
+	}
+	rooms := r.rooms
+	r.core.Detach(&r.parts[0].stake)
+	r.core.Detach(&r.parts[1].stake)
+	r.idle()
+	if r.core.Full() || r.rooms == rooms {
+		t.Fatalf("%d of %d bytes are in use; told of room: %d times", r.core.Used(), r.core.size, r.rooms-rooms)
+	}
+}
