@@ -105,6 +105,7 @@ type Log struct {
 	cleaned     int64     // the first dirty offset: what is below has been compacted
 	cleaning    *cleaning // in progress
 	cleanable   bool      // it is in the cleaner's list
+	cleanAfter  int64     // not cleaned before that, ring's clock: the disk had no room
 	uncleanable error     // why it is not cleaned any more
 	swapping    bool      // compacted segments take the place of others: no lookup may start
 
