@@ -106,7 +106,8 @@
 //	           A journal's entries lie above the log's end in the files, or are passed over:
 //	           gaps below it are nothing to them. Who reads from a segment that is replaced goes
 //	           on with its files, which have no names any more, until the lease is returned.
-//	           A .log.swap that is damaged fences the log; nothing is removed then.
+//	           A .log.swap that is damaged, or does not end where a segment begins, fences the log; nothing is
+//	           removed then.
 //	create     [files under a name ending in -delete] -> [sync of partition.metadata, SyncDir;
 //	           the other files are empty, or zeros that may be lost] -> removed by
 //	           recovery. -> [rename] -> there in whole, or not at all. -> [SyncDir of the log

@@ -223,11 +223,16 @@ func (r *recovery) finishSwap(base int64, bases []int64, txn bool) ([]int64, err
 	size, err := h.Size(fd)
 	end := base
 	if err == nil {
-		w := walker{host: h, fd: fd, size: size}
-		for w.next() {
+		w := walker{host: h, fd: fd, size: size, whole: true}
+		whole := true
+		for whole && w.next() {
+			whole = w.batch.CheckCRC() && w.batch.BaseOffset() >= end
 			end = w.batch.LastOffset() + 1
 		}
-		err = w.err
+		// By its end goes what is removed, and offsets are not under the CRC. A segment ends where the next one begins.
+		if err = w.err; err == nil && (!whole || end == base || !slices.Contains(bases, end)) {
+			err = errDamage
+		}
 	}
 	h.Close(fd)
 	if errors.Is(err, errDamage) {
