@@ -237,6 +237,46 @@ func TestFullDiskWhereverItHits(t *testing.T) {
 	}
 }
 
+// TestRemovalOnFullDisk: the directory has no room for the names that segments get before they go. What would make
+// room is tried again, and the log lacks nothing.
+func TestRemovalOnFullDisk(t *testing.T) {
+	for _, what := range []string{"retention", "log start"} {
+		for _, suffix := range segmentSuffixes[:3] {
+			r := newRig(t, 1)
+			r.config.Policy, r.config.SegmentBytes = File, 900
+			r.open()
+			l := r.create("t")
+			r.fill(l, 60)
+			r.idle(l)
+			l.SetHighWatermark(l.LogEnd())
+			segments := len(l.segments)
+			if err := r.rules.Add(`(Rename (path "*` + suffix + `") (nth 2) ENOSPC)`); err != nil {
+				t.Fatal(err)
+			}
+			if what == "retention" {
+				r.config.RetentionBytes = 1000
+				if err := l.SetConfig(r.config); err != nil {
+					t.Fatal(err)
+				}
+				l.Retain()
+			} else {
+				r.must(what, func(d Done) { l.AdvanceLogStart(l.active().base, d) })
+			}
+			r.idle(l)
+			if left := r.rules.Unfired(); len(left) > 0 || l.Err() != nil || len(l.segments) != segments {
+				t.Fatalf("%s, %s: %d segments of %d, %v; unfired: %v", what, suffix, len(l.segments), segments, l.Err(), left)
+			}
+			r.until("tried again", func() bool { return len(l.segments) <= 2 })
+			if _, err := r.all(l, l.LogEnd()); err != nil || l.Err() != nil {
+				t.Fatalf("%s, %s: %v, %v", what, suffix, err, l.Err())
+			}
+			if at := r.io.Now(); at > 5*spaceRetry {
+				t.Fatalf("%s, %s: after %d ns", what, suffix, at)
+			}
+		}
+	}
+}
+
 // TestSyncOrder: nothing counts as flushed before a sync that was submitted after
 // the write had completed, and a later segment never before an earlier one.
 func TestSyncOrder(t *testing.T) {

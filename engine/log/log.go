@@ -96,6 +96,7 @@ type Log struct {
 	flushes    []flushWait
 	doomed     []doomed
 	removing   int64 // segments below are being removed
+	unremoved  int64 // segments below are to be removed once there is space for it; 0: none
 	metaFrom   int64 // what is derived from records at or above is not in the epoch and transaction files yet; -1: all is
 	metaBusy   bool
 	metaNext   int64 // the same, of what came in while that is being written

@@ -140,6 +140,7 @@ func (l *Log) startCut(to int64) {
 	}
 	l.stopCleaning()
 	l.cutting = true
+	l.unremoved = 0
 	l.cuts++
 	l.cutTo = min(l.cutTo, to)
 }
