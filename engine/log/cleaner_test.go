@@ -335,6 +335,51 @@ func TestCompactionAwaitsJournal(t *testing.T) {
 	}
 }
 
+// TestExchangeOnFullDisk: the directory has no room for the names of an exchange. That is as if it had not been begun, and it
+// is tried again; a sync that fails fences the log.
+func TestExchangeOnFullDisk(t *testing.T) {
+	for _, c := range []struct {
+		rule   string
+		fences bool
+	}{
+		{`(Rename (path "*.index.cleaned") ENOSPC)`, false},
+		{`(Rename (path "*.timeindex.cleaned") ENOSPC)`, false},
+		{`(Rename (path "*.log.cleaned") ENOSPC)`, false},
+		{`(SyncDir (path "t-0") ENOSPC)`, true},
+		{`(SyncDir (path "t-0") (nth 2) ENOSPC)`, true},
+	} {
+		r := newCleaned(t, 1)
+		r.open()
+		k := newKeyed(r)
+		k.log = r.create("t")
+		l := k.log
+		r.pause()
+		k.some(40)
+		r.settle(l)
+		before := r.listing()
+		if err := r.rules.Add(c.rule); err != nil {
+			t.Fatal(err)
+		}
+		r.resume()
+		r.until(c.rule, func() bool { return l.Err() != nil || r.owner.again > 0 })
+		r.idle(l)
+		if left := r.rules.Unfired(); len(left) > 0 || (l.Err() != nil) != c.fences {
+			t.Fatalf("%s: %v; unfired: %v", c.rule, l.Err(), left)
+		}
+		if !c.fences {
+			if after := r.listing(); after != before {
+				t.Fatalf("%s: before:%s\nafter:%s", c.rule, before, after)
+			}
+			r.rules.Clear()
+			r.passes(1, l)
+			if _, err := k.check(l); err != nil || l.cleaned == 0 {
+				t.Fatalf("%s: cleaned up to %d: %v", c.rule, l.cleaned, err)
+			}
+		}
+		r.world.Close()
+	}
+}
+
 // TestCleanerLeavesReserve: a segment is compacted only where there is room for all of it beyond the reserve; with little
 // room one at a time, and other logs while there is none for the dirtiest.
 func TestCleanerLeavesReserve(t *testing.T) {
