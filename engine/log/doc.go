@@ -121,8 +121,8 @@
 //	           epochs, transactions and snapshots, which are written in the same way.
 //	snapshot   of the producers, between rolls: [remove old ones] -> [write .tmp] -> [rename], without a
 //	           sync. After a power loss it is whole, or bad, or not there: recovery passes over one
-//	           whose CRC is wrong and takes the one before it. One that is durable always stays: that of
-//	           the last roll, or the one that the last start has synced.
+//	           whose CRC is wrong and takes the one before it. One that is durable, and not above the
+//	           recovery point on disk, always stays: that of a roll, or the one that the last start has synced.
 //	close      [last index entries, trim, sync] -> [snapshot] -> [checkpoints] -> [the mark]:
 //	           without the mark everything above the recovery point is checked; with
 //	           it everything before it is durable. Opening removes the mark and syncs the

@@ -819,7 +819,7 @@ func (r *recovery) dropBeyond(end int64) error {
 				return err
 			}
 		}
-		l.producer.durable = r.scan.from
+		l.producer.durable = []int64{r.scan.from}
 	}
 	if dropped {
 		if err := h.SyncDir(l.path); err != nil {

@@ -25,7 +25,7 @@ type cut struct {
 	aborted   []AbortedTxn
 	txnNew    bool
 	snapshots []int64
-	durable   int64 // of these, if it is there
+	durable   []int64 // of these
 	now       int64
 
 	end      int64 // the new log end: to, or the start of the batch that to is in
@@ -222,7 +222,7 @@ func (l *Log) planCut(c *cut) {
 			c.snapshots = append(c.snapshots, at)
 		}
 	}
-	c.durable = l.producer.durable
+	c.durable = slices.Clone(l.producer.durable)
 	l.published.RecoveryPoint.Store(min(l.published.RecoveryPoint.Load(), c.to))
 	l.setCleaned(min(l.cleaned, c.to))
 }
@@ -256,9 +256,7 @@ func (c *cut) find() error {
 		c.producer.snapshots = c.producer.snapshots[:last]
 		c.drop = append(c.drop, filepath.Join(c.dir, fileName(at, suffixSnapshot)))
 	}
-	if slices.Contains(c.producer.snapshots, c.durable) {
-		c.producer.durable = c.durable
-	}
+	c.producer.durable = slices.DeleteFunc(c.durable, func(at int64) bool { return !slices.Contains(c.producer.snapshots, at) })
 	return nil
 }
 
