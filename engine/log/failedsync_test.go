@@ -152,3 +152,31 @@ func TestFailedSyncOfClose(t *testing.T) {
 		}
 	}
 }
+
+// TestFailedSyncOfFencedLog: a log is fenced for another reason while a sync of it is in flight, and then that fails too,
+// as where the journal and the segments are on one device.
+func TestFailedSyncOfFencedLog(t *testing.T) {
+	r := newRig(t, 1)
+	r.config.Policy, r.config.FlushMs, r.config.FlushMessages, r.config.FlushBytes = Interval, Never, Never, Never
+	r.open()
+	l := r.create("t")
+	r.fill(l, 5)
+	r.idle(l)
+	if err := r.rules.Add("(Sync (path \"*.log\") EIO (delay 50ms))\n(Write (path \"*.log\") EIO)"); err != nil {
+		t.Fatal(err)
+	}
+	l.Flush(nil)
+	if !l.sync.busy {
+		t.Fatal("no sync")
+	}
+	r.fill(l, 1)
+	r.until("fenced", func() bool { return l.Err() != nil })
+	if !l.sync.busy {
+		t.Fatalf("%v: the sync was the first to fail", l.Err())
+	}
+	r.until("the sync", func() bool { return !l.sync.busy })
+	r.idle(l)
+	if _, err := r.disk.Stat("/data/" + failedSyncName); err != nil {
+		t.Fatal(err)
+	}
+}

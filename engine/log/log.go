@@ -331,9 +331,10 @@ func (l *Log) fail(file string, cause error) {
 	l.owner.Failed(l, l.fence)
 }
 
-// failSync fences the log because of a sync of a segment, and has it noted for the next start.
+// failSync fences the log because of a sync of a segment, and has it noted for the next start: also where something else
+// has fenced it before, on the same device perhaps.
 func (l *Log) failSync(file string, err error) {
-	if l.fence == nil && !l.ended {
+	if !l.ended {
 		d, what := l.dir, fmt.Sprintf("%s: sync: %v", file, err)
 		d.failedSync.CompareAndSwap(nil, &what) // a stop that comes before the job finds it
 		l.enqueueFirst(&job{name: "note a failed sync", always: true, run: func() error { d.noteFailedSync(what); return nil }})
