@@ -226,7 +226,9 @@ func (l *Log) place(n int, count, last, timestamp int64, how Origin, now int64) 
 	}
 	k := l.room(n, how)
 	if k == nil {
-		l.core.space.left += int64(n) // it was not taken
+		if how == Client {
+			l.core.space.left += int64(n) // it was not taken
+		}
 		l.core.stats.Refused++
 		l.core.press()
 		return nil, ErrPressure

@@ -310,3 +310,31 @@ func TestSyncOrder(t *testing.T) {
 		}
 	}
 }
+
+// TestShareUnderPressure: what is refused for want of memory takes nothing of the core's share of the disk, and gives
+// it nothing.
+func TestShareUnderPressure(t *testing.T) {
+	r := newRig(t, 1)
+	r.cores.TailBytes = 16 << 10
+	r.open()
+	l := r.create("t")
+	r.idle(l)
+	r.core.space = allowance{of: NewSpace(r.dir, 1<<20, 1)}
+	r.disk.SetFree(2 << 20)
+	if _, short, err := r.core.space.of.Check(); short || err != nil {
+		t.Fatal(short, err)
+	}
+	for _, how := range []Origin{Client, Coordinator} {
+		for {
+			left := r.core.space.left
+			_, err := l.Append(batch(20, "a batch"), how, 0, r.io.WallMillis())
+			if err == nil {
+				continue
+			}
+			if now := r.core.space.left; !errors.Is(err, ErrPressure) || now != left || now >= 1<<20 {
+				t.Fatalf("%v: origin %d: %d bytes were left of the share, and now %d", err, how, left, now)
+			}
+			break
+		}
+	}
+}
