@@ -229,8 +229,10 @@ func (r *recovery) finishSwap(base int64, bases []int64, txn bool) ([]int64, err
 			whole = w.batch.CheckCRC() && w.batch.BaseOffset() >= end
 			end = w.batch.LastOffset() + 1
 		}
-		// By its end goes what is removed, and offsets are not under the CRC. A segment ends where the next one begins.
-		if err = w.err; err == nil && (!whole || end == base || !slices.Contains(bases, end)) {
+		// By its end goes what is removed, and offsets are not under the CRC. A segment ends where the next one begins, where
+		// there is a next one.
+		odd := slices.ContainsFunc(bases, func(b int64) bool { return b > base }) && !slices.Contains(bases, end)
+		if err = w.err; err == nil && (!whole || end == base || odd) {
 			err = errDamage
 		}
 	}
