@@ -77,6 +77,26 @@ func TestTruncate(t *testing.T) {
 	}
 }
 
+// TestTruncateUnsynced cuts an idle log of which nothing is on disk in its own files: what stays is synced for it.
+func TestTruncateUnsynced(t *testing.T) {
+	for _, policy := range []Policy{OS, Interval, Journal} {
+		r := newRig(t, 1)
+		r.config.Policy, r.config.FlushMs, r.config.FlushMessages, r.config.FlushBytes = policy, Never, Never, Never
+		r.journalBytes = 64 << 10
+		r.open()
+		l := r.create("t")
+		r.fill(l, 10)
+		r.idle(l)
+		if l.synced != 0 {
+			t.Fatalf("%v: synced %d", policy, l.synced)
+		}
+		r.must("truncate", func(d Done) { l.Truncate(10, d) })
+		if l.LogEnd() != 10 || l.synced != 10 {
+			t.Fatalf("%v: end %d, synced %d", policy, l.LogEnd(), l.synced)
+		}
+	}
+}
+
 // TestTruncateInsideBatch cuts inside a batch below the recovery point, with a crash at each step: the log comes up as it
 // was, or ends before that batch.
 func TestTruncateInsideBatch(t *testing.T) {

@@ -103,6 +103,7 @@ func (l *Log) Truncate(to int64, done Done) {
 			l.endCut()
 			l.tell(done, err)
 		}})
+	l.kick() // the sync that it waits for
 }
 
 // renewal is a new incarnation for a log that is cut, where there is a journal: what that
