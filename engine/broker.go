@@ -99,7 +99,7 @@ func Open(cfg Config) (_ *Broker, err error) {
 	if journals == "" {
 		journals = filepath.Join(path, log.JournalName)
 	}
-	b.files = journal.NewFiles(cfg.Host, journal.Config{Dir: journals, LogDir: path, Cores: cfg.Cores, Bytes: set.Int("journal.bytes"), Log: cfg.Log})
+	b.files = journal.NewFiles(cfg.Host, journal.Config{Dir: journals, LogDir: path, Cores: cfg.Cores, Bytes: set.Int("journal.bytes"), Reserve: set.Int("disk.reserve.bytes"), Log: cfg.Log})
 	b.dir, b.report, err = log.OpenDir(cfg.Host, path, log.DirConfig{
 		NodeID: b.shared.NodeID, Parallel: cfg.Recovery, Config: b.topicConfig(nil), Journal: b.files,
 	})
@@ -221,6 +221,7 @@ func (b *Broker) Setup(core int, io ring.IO) error {
 	})
 	c.SetupGroups()
 	l.AddSource(c.Logs)
+	l.AddSource(c.Journal)
 	l.AfterStep(c.AfterStep)
 	l.AfterStep(c.Journal.AfterStep) // last: the entries of all partitions that the step brought share one write
 	return nil

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/millrace/millrace/ring"
 )
@@ -33,23 +34,30 @@ func parseAside(name string) (a aside, ok bool) {
 	return a, err == nil && a.name() == name
 }
 
-// asideOp copies such a part. It is done once: where it fails, the entries stay where they are.
+// asideAgain is when it is tried again to set aside what the disk had no room for, ns.
+const asideAgain = 5e9
+
+// asideOp copies such a part. Where there is no room for it, that is tried again; where it fails otherwise, the entries
+// stay where they are.
 type asideOp struct {
 	ring.Op
-	core   *Core
-	host   ring.Host
-	log    func(format string, args ...any)
-	number int // of the core
-	due    bool
-	busy   bool
-	failed bool
-	part   aside
+	core    *Core
+	host    ring.Host
+	log     func(format string, args ...any)
+	number  int   // of the core
+	reserve int64 // what is left free of the file system, bytes
+	due     bool
+	busy    bool
+	failed  bool
+	short   bool  // there was no room: said once
+	again   int64 // not before that, ring's clock; 0: at once
+	part    aside
 }
 
 // kickAside copies what fenced partitions have kept through a cut. No frame is in flight.
 func (c *Core) kickAside() {
 	a := &c.aside
-	if !a.due || a.busy || a.failed || c.frame.busy {
+	if !a.due || a.busy || a.failed || a.again != 0 || c.frame.busy {
 		return
 	}
 	a.due = false
@@ -76,16 +84,37 @@ func (c *Core) pinned() bool {
 func (a *asideOp) copy() error {
 	dir := filepath.Dir(a.core.path)
 	path := filepath.Join(dir, a.part.name())
-	err := copyPart(a.host, a.core.path, path, a.core.size, a.part)
-	if a.log == nil {
-		return err
+	err := a.room(dir)
+	if err == nil {
+		err = copyPart(a.host, a.core.path, path, a.core.size, a.part)
 	}
-	if err != nil {
+	told := a.short
+	a.short = noRoom(err)
+	switch {
+	case a.log == nil || told && a.short:
+	case a.short:
+		a.log("%s: what fenced partitions have in it could not be set aside, and takes up room until there is space on the disk: %v", a.core.path, err)
+	case err != nil:
 		a.log("%s: what fenced partitions have in it could not be set aside, and takes up room until the next start: %v", a.core.path, err)
-	} else {
+	default:
 		a.log("%s: what fenced partitions have in it is kept in %s until the next start", a.core.path, path)
 	}
 	return err
+}
+
+// room is why the file system has no room for the part, or nil.
+func (a *asideOp) room(dir string) error {
+	free, err := a.host.Free(dir)
+	if need := a.part.to - a.part.from; err == nil && free-a.reserve < need {
+		err = fmt.Errorf("%s: %d bytes are free, %d of them reserved, and %d needed: %w", dir, free, a.reserve, need, syscall.ENOSPC)
+	}
+	return err
+}
+
+// noRoom says that there was no room, and nothing else is in doubt.
+func noRoom(err error) bool {
+	var sync *ring.SyncError
+	return errors.Is(err, syscall.ENOSPC) && !errors.As(err, &sync)
 }
 
 // copyPart copies the part of a journal of so many bytes, durably.
@@ -104,6 +133,9 @@ func copyPart(h ring.Host, journal, path string, size int64, part aside) (err er
 		if to != ring.NoFD {
 			h.Close(to)
 		}
+		if err != nil {
+			h.Remove(tmp) // what cannot be removed the next start removes
+		}
 	}()
 	piece := make([]byte, asidePiece)
 	for at := part.from; at < part.to; {
@@ -117,7 +149,7 @@ func copyPart(h ring.Host, journal, path string, size int64, part aside) (err er
 		at += n
 	}
 	if err := h.Sync(to); err != nil {
-		return fmt.Errorf("%s: sync: %w", tmp, err)
+		return &ring.SyncError{Err: fmt.Errorf("%s: sync: %w", tmp, err)}
 	}
 	err = h.Close(to)
 	to = ring.NoFD
@@ -127,15 +159,20 @@ func copyPart(h ring.Host, journal, path string, size int64, part aside) (err er
 	if err := h.Rename(tmp, path); err != nil {
 		return err
 	}
-	return h.SyncDir(filepath.Dir(path))
+	if err := h.SyncDir(filepath.Dir(path)); err != nil {
+		return &ring.SyncError{Err: err}
+	}
+	return nil
 }
 
 // Complete frees what has been copied.
 func (a *asideOp) Complete(op *ring.Op) {
 	c := a.core
 	a.busy = false
-	if op.Error() != nil {
-		a.failed = true
+	if err := op.Error(); err != nil {
+		if a.failed = !noRoom(err); !a.failed {
+			a.due, a.again = true, c.io.Now()+asideAgain
+		}
 		return
 	}
 	c.stats.Asides++
@@ -150,6 +187,21 @@ func (a *asideOp) Complete(op *ring.Op) {
 	}
 	if !c.cutting {
 		c.free()
+	}
+}
+
+// NextDeadline is when Expire wants to be called, on the ring's clock, or ring.Forever.
+func (c *Core) NextDeadline() int64 {
+	if c.aside.again == 0 {
+		return ring.Forever
+	}
+	return c.aside.again
+}
+
+// Expire has the step that it is in try again what the disk had no room for.
+func (c *Core) Expire(now int64) {
+	if c.aside.again <= now {
+		c.aside.again = 0
 	}
 }
 

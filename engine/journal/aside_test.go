@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/millrace/millrace/ring"
 	"github.com/millrace/millrace/ring/sim"
 )
 
@@ -147,4 +148,75 @@ func TestAsideDamagedOrImpossible(t *testing.T) {
 	r.rules.Clear()
 	r.crash()
 	r.complete(r.must(3), kept)
+}
+
+// A fenced partition that cannot be set aside, and keeps everybody else waiting, is deleted: they go on.
+func TestFencedPartitionIsDeleted(t *testing.T) {
+	r := newRig(t, 4)
+	if err := r.rules.Add(`(Rename (path "*.aside") EIO)`); err != nil {
+		t.Fatal(err)
+	}
+	r.must(3)
+	fencing(r, 200)
+	if !r.core.Full() {
+		t.Fatal("not full: this tests nothing")
+	}
+	rooms := r.rooms
+	r.core.Detach(&r.parts[0].stake)
+	r.core.Detach(&r.parts[1].stake)
+	r.idle()
+	if r.core.Full() || r.rooms == rooms {
+		t.Fatalf("%d of %d bytes are in use; told of room: %d times", r.core.Used(), r.core.size, r.rooms-rooms)
+	}
+}
+
+// On a full disk nothing can be set aside, and nothing of the reserve is taken for it. Once there is room it is, by the
+// next try; what the fenced partitions have is replayed in any case.
+func TestSetAsideOnceThereIsRoom(t *testing.T) {
+	for _, c := range []struct {
+		name          string
+		free, reserve int64
+		rule          string
+	}{
+		{"too little beyond the reserve", 1 << 20, 1 << 20, ""},
+		{"full in the middle of it", 1 << 20, 0, `(Write (path "*.aside.tmp") ENOSPC)`},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := newRig(t, 4)
+			r.must(3)
+			lines := 0
+			r.core.aside.log, r.core.aside.reserve = func(string, ...any) { lines++ }, c.reserve
+			r.disk.SetFree(c.free)
+			if err := r.rules.Add(c.rule); err != nil {
+				t.Fatal(err)
+			}
+			kept := fencing(r, 200)
+			try := func() {
+				at := r.core.NextDeadline()
+				if wait := at - r.io.Now(); wait <= 0 || wait > asideAgain {
+					t.Fatalf("tried again in %d ns", wait)
+				}
+				r.idle()
+				if r.core.NextDeadline() != at {
+					t.Fatal("tried before its time")
+				}
+				r.core.Expire(at)
+				r.idle()
+			}
+			try()
+			try()
+			free, err := r.disk.Free("/journal")
+			if s := r.core.Stats(); err != nil || free != c.free || len(r.asidesOf()) > 0 || !r.core.Full() || s.Asides > 0 || lines != 1 {
+				t.Fatalf("%d bytes free of %d, %v; %v; full: %v; set aside %d times; %d lines", free, c.free, err, r.asidesOf(), r.core.Full(), s.Asides, lines)
+			}
+			r.rules.Clear()
+			r.disk.SetFree(1 << 30)
+			try()
+			if s := r.core.Stats(); r.core.Full() || s.Asides != 1 || lines != 2 || r.core.NextDeadline() != ring.Forever {
+				t.Fatalf("full: %v; set aside %d times; %d lines; the next try: %d", r.core.Full(), s.Asides, lines, r.core.NextDeadline())
+			}
+			r.crash()
+			r.complete(r.must(3), kept)
+		})
+	}
 }

@@ -59,6 +59,7 @@ type Core struct {
 	toAsk   *Stake
 	stalled bool // the next frame waits for room
 	full    bool // somebody was told so
+	loose   bool // a fenced partition that had something here is forgotten: the tail may move
 	onRoom  []func()
 
 	aside  asideOp
@@ -182,6 +183,10 @@ func (c *Core) AfterStep() (again bool) {
 		return c.queue.first != nil
 	}
 	c.cut()
+	if c.loose && !c.cutting { // no cut begins for it: where there is no room there is nothing new
+		c.loose = false
+		c.free()
+	}
 	if c.stalled {
 		c.round()
 	}

@@ -732,3 +732,45 @@ func TestNestedDirectory(t *testing.T) {
 		r.crash()
 	}
 }
+
+// After a clean stop journal.dir may be another, and the old one again after the next: also where a start is killed,
+// at any step.
+func TestMoveAfterCleanStop(t *testing.T) {
+	for _, crash := range []sim.Crash{sim.ProcessKill, sim.PowerLoss, sim.PowerLossClean} {
+		for event := 1; ; event++ {
+			r := newRig(t, uint64(event))
+			r.must(1)
+			r.parts[0].submit(500)
+			r.idle()
+			if err := r.files.Close(true); err != nil {
+				t.Fatal(err)
+			}
+			start := func(dir string, clean bool) error {
+				config := r.config()
+				config.Dir = dir
+				f := NewFiles(r.disk, config)
+				err := f.Replay(directory, func(*Entry) error { return errors.New("an entry, after a clean stop") })
+				if err == nil {
+					err = f.Begin()
+				}
+				return errors.Join(err, f.Close(clean && err == nil))
+			}
+			r.world.CrashAfter(r.disk, event, crash)
+			start("/elsewhere", false)
+			crashed := r.disk.Crashed()
+			if crashed {
+				r.disk.Restart()
+			} else {
+				r.world.CrashAfter(r.disk, 0, crash)
+			}
+			for _, dir := range []string{"/elsewhere", "/journal", "/elsewhere"} {
+				if err := start(dir, true); err != nil {
+					t.Fatalf("%v at event %d: %s: %v", crash, event, dir, err)
+				}
+			}
+			if !crashed {
+				break
+			}
+		}
+	}
+}

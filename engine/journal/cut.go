@@ -16,6 +16,7 @@ func (c *Core) Detach(s *Stake) {
 	if s.partition == nil {
 		return
 	}
+	c.loose = c.loose || s.fenced && s.first >= 0
 	c.release(s)
 	last := len(c.stakes) - 1
 	moved := c.stakes[last]

@@ -68,7 +68,8 @@
 //	           After a crash in between, the files are as they would be after a crash before.
 //
 // A directory of logs whose journal is missing, of another id or of an older generation does not
-// open: what was acknowledged may be in it and nowhere else. After a clean stop it may be missing.
+// open: what was acknowledged may be in it and nowhere else. After a clean stop it may be missing, or
+// another one.
 //
 // # The cut
 //
@@ -76,5 +77,6 @@
 // make it durable in its own files, a few at a time, more as room grows short; when all have,
 // everything before the point where that began is free. A partition that is fenced never
 // does: after a cut the frames that it keeps from being overwritten are copied to a file beside
-// the journal, once, by a worker, and are replayed from there.
+// the journal, once, by a worker, and are replayed from there. Where the disk has no room for them beyond the
+// reserve, that is tried again every few seconds.
 package journal

@@ -28,6 +28,8 @@ type Config struct {
 	LogDir string // the directory of logs that they belong to
 	Cores  int    // how many there will be from Begin on
 	Bytes  int64  // of each; rounded down to whole blocks, at least BytesMin
+	// Reserve is how much of the file system is left free by what is set aside for fenced partitions, bytes.
+	Reserve int64
 	// Log takes one line for people; nil: nobody wants it.
 	Log func(format string, args ...any)
 }
@@ -154,8 +156,12 @@ func (f *Files) open(directory [16]byte) error {
 		return lost("is missing")
 	case m.directory != directory:
 		return fmt.Errorf("%s: this is the journal of another directory of logs than %s: choose another journal.dir", metaPath, f.cfg.LogDir)
-	case recorded && record.id != m.id:
+	case recorded && record.id != m.id && !record.empty:
 		return lost("is another one")
+	case recorded && record.id != m.id:
+		// After a clean stop another journal.dir was set, and the start that began it was killed before it had noted
+		// that; or an old one was set again. All is in the partitions' files.
+		m.empty = true
 	case recorded && record.generation > m.generation:
 		return lost(fmt.Sprintf("is of generation %d, older than %d", m.generation, record.generation))
 	}
@@ -254,7 +260,7 @@ func (f *Files) openFile(core int, size int64) (ring.FD, error) {
 func (f *Files) NewCore(i int, io ring.IO) (*Core, error) {
 	c, err := newCore(io, f.path(i), f.fds[i], f.cfg.Bytes, f.meta.id, f.meta.generation, f.meta.zeroed[i])
 	if err == nil {
-		c.aside.host, c.aside.log, c.aside.number = f.host, f.cfg.Log, i
+		c.aside.host, c.aside.log, c.aside.number, c.aside.reserve = f.host, f.cfg.Log, i, f.cfg.Reserve
 	}
 	return c, err
 }

@@ -3,7 +3,6 @@ package log
 import (
 	"fmt"
 	"io"
-	"math"
 
 	"github.com/millrace/millrace/engine/record"
 )
@@ -197,7 +196,7 @@ func (l *Log) checkReplicas(batch record.Batch) error {
 	case batch.BaseOffset() < l.logEnd:
 		return &record.Error{Code: codeInvalidRecord, Index: -1,
 			Msg: fmt.Sprintf("log: batch at offset %d, but the log ends at %d", batch.BaseOffset(), l.logEnd)}
-	case batch.LastOffsetDelta() < 0 || batch.BaseOffset() > math.MaxInt64-math.MaxInt32-1:
+	case batch.LastOffsetDelta() < 0 || batch.BaseOffset() > baseOffsetMax:
 		return errSpan
 	case batch.LeaderEpoch() < l.epochs.latest():
 		return errEpochFenced
@@ -229,7 +228,9 @@ func (l *Log) place(n int, count, last, timestamp int64, how Origin, now int64) 
 	}
 	k := l.room(n, how)
 	if k == nil {
-		l.core.space.left += int64(n) // it was not taken
+		if how == Client {
+			l.core.space.left += int64(n) // it was not taken
+		}
 		l.core.stats.Refused++
 		l.core.press()
 		return nil, ErrPressure

@@ -77,6 +77,101 @@ func TestTruncate(t *testing.T) {
 	}
 }
 
+// TestTruncateUnsynced cuts an idle log of which nothing is on disk in its own files: what stays is synced for it.
+func TestTruncateUnsynced(t *testing.T) {
+	for _, policy := range []Policy{OS, Interval, Journal} {
+		r := newRig(t, 1)
+		r.config.Policy, r.config.FlushMs, r.config.FlushMessages, r.config.FlushBytes = policy, Never, Never, Never
+		r.journalBytes = 64 << 10
+		r.open()
+		l := r.create("t")
+		r.fill(l, 10)
+		r.idle(l)
+		if l.synced != 0 {
+			t.Fatalf("%v: synced %d", policy, l.synced)
+		}
+		r.must("truncate", func(d Done) { l.Truncate(10, d) })
+		if l.LogEnd() != 10 || l.synced != 10 {
+			t.Fatalf("%v: end %d, synced %d", policy, l.LogEnd(), l.synced)
+		}
+	}
+}
+
+// TestTruncateInsideBatch cuts inside a batch below the recovery point, with a crash at each step: the log comes up as it
+// was, or ends before that batch.
+func TestTruncateInsideBatch(t *testing.T) {
+	for _, crash := range []sim.Crash{sim.ProcessKill, sim.PowerLoss, sim.PowerLossClean} {
+		for event := 1; ; event++ {
+			r := newRig(t, uint64(event))
+			r.config.Policy = File
+			r.open()
+			l := r.create("t")
+			for i := range 5 {
+				r.add(l, batch(5, fmt.Sprint(i)))
+			}
+			r.settle(l)
+			r.world.CrashAfter(r.disk, event, crash)
+			err := r.ask("truncate", func(d Done) { l.Truncate(13, d) })
+			crashed := r.disk.Crashed()
+			if !crashed {
+				r.disk.Crash(crash)
+			}
+			r.disk.Restart()
+			r.open()
+			l = r.find("t")
+			if end := l.LogEnd(); l.Err() != nil || end != 10 && (err == nil || end < 10 || end%5 != 0) {
+				t.Fatalf("%v at event %d: end %d, %v", crash, event, end, l.Err())
+			}
+			if !crashed {
+				break
+			}
+		}
+	}
+}
+
+// TestTruncateIntoGap cuts to where a snapshot is and compaction has left no batch below: the snapshot is of what
+// is not there any more.
+func TestTruncateIntoGap(t *testing.T) {
+	r := newCleaned(t, 1)
+	defer r.world.Close()
+	r.open()
+	l := r.create("t")
+	r.pause()
+	for i := range 40 {
+		r.append1(l, valued(1000+int64(i), "k", 300), Client)
+	}
+	r.settle(l)
+	to := l.segments[len(l.segments)-2].base
+	r.config.SegmentBytes = 1 << 20
+	if err := l.SetConfig(r.config); err != nil || !slices.Contains(l.producer.snapshots, to) {
+		t.Fatalf("%v; snapshots at %d, not at %d", err, l.producer.snapshots, to)
+	}
+	r.resume()
+	r.passes(1, l)
+	r.must("truncate", func(d Done) { l.Truncate(to, d) })
+	end := l.LogEnd()
+	if end >= to {
+		t.Fatalf("end %d of %d: there is no gap", end, to)
+	}
+	name := l.path + "/" + fileName(to, suffixSnapshot)
+	if _, err := r.disk.Stat(name); err == nil || slices.Contains(l.producer.snapshots, to) {
+		t.Fatalf("a snapshot at %d, and the log ends at %d", to, end)
+	}
+	// What a producer appends from here on is known after a crash.
+	r.append1(l, sequenced(7, 0, 0, 1, false), Client)
+	for i := l.LogEnd(); i < to+3; i++ {
+		r.append1(l, valued(1000, "k", 10), Client)
+	}
+	r.settle(l)
+	r.disk.Crash(sim.PowerLossClean)
+	r.disk.Restart()
+	r.open()
+	l = r.find("t")
+	if a, err := l.Append(sequenced(7, 0, 0, 1, false), Client, 0, 0); err != nil || !a.Duplicate || a.BaseOffset != end {
+		t.Fatalf("%+v, %v: it is at %d", a, err, end)
+	}
+}
+
 // TestTruncateInFlight cuts while writes, syncs, rolls and reads are under way.
 func TestTruncateInFlight(t *testing.T) {
 	for seed := range uint64(150) {

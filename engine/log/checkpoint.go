@@ -79,6 +79,9 @@ func decodeOffsets(b []byte) (map[partitionKey]int64, error) {
 		if err := errors.Join(err1, err2); err != nil {
 			return nil, fmt.Errorf("line %d: %w", i+3, err)
 		}
+		if offset > baseOffsetMax {
+			return nil, fmt.Errorf("line %d: there can be no offset %d", i+3, offset)
+		}
 		m[partitionKey{f[0], int32(p)}] = offset
 	}
 	return m, nil

@@ -21,7 +21,7 @@ const (
 	// cleanPiece is how much one job of a cleaning reads and writes, about, bytes: a roll
 	// waits no longer than for that.
 	cleanPiece = 1 << 20
-	// cleanAgain is when the cleaner of a core goes on after one that failed on a full disk, ns.
+	// cleanAgain is when a log is cleaned again for which the disk had no room, ns. Others may fit.
 	cleanAgain = 60e9
 )
 
@@ -73,6 +73,9 @@ func (c *Core) clean(now int64) {
 	var most dirt
 	wall := c.io.WallMillis()
 	for _, l := range w.logs {
+		if l.cleanAfter > now {
+			continue
+		}
 		if d := l.dirt(wall); d.due && (dirtiest == nil || d.ratio > most.ratio) {
 			dirtiest, most = l, d
 		}
@@ -180,16 +183,10 @@ func (l *Log) endCleaning(c *cleaning, discard bool) {
 	if !discard || c.out == nil {
 		return
 	}
-	j := &job{name: "discard cleaned segment", always: true, run: func() error {
+	l.enqueueFirst(&job{name: "discard cleaned segment", always: true, run: func() error {
 		c.discard()
 		return nil
-	}}
-	at := 0
-	if l.jobOp.busy {
-		at = 1
-	}
-	l.jobs = slices.Insert(l.jobs, at, j)
-	l.kickJobs()
+	}})
 }
 
 // enqueuePiece has the next piece done.
@@ -234,11 +231,10 @@ func (l *Log) cleaningFailed(err error) {
 	if err == nil || errors.Is(err, errCleanStopped) || l.fence != nil || l.closing {
 		return
 	}
-	w := &l.core.cleaner
 	l.core.stats.CleaningsFailed++
 	again := isNoSpace(err)
 	if again {
-		w.at = l.core.io.Now() + cleanAgain
+		l.cleanAfter = l.core.io.Now() + cleanAgain
 	} else {
 		l.uncleanable = err
 		l.published.Uncleanable.Store(&err)

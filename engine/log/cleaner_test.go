@@ -334,3 +334,116 @@ func TestCompactionAwaitsJournal(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// TestExchangeOnFullDisk: the directory has no room for the names of an exchange. That is as if it had not been begun, and it
+// is tried again; a sync that fails fences the log.
+func TestExchangeOnFullDisk(t *testing.T) {
+	for _, c := range []struct {
+		rule   string
+		fences bool
+	}{
+		{`(Rename (path "*.index.cleaned") ENOSPC)`, false},
+		{`(Rename (path "*.timeindex.cleaned") ENOSPC)`, false},
+		{`(Rename (path "*.log.cleaned") ENOSPC)`, false},
+		{`(SyncDir (path "t-0") ENOSPC)`, true},
+		{`(SyncDir (path "t-0") (nth 2) ENOSPC)`, true},
+	} {
+		r := newCleaned(t, 1)
+		r.open()
+		k := newKeyed(r)
+		k.log = r.create("t")
+		l := k.log
+		r.pause()
+		k.some(40)
+		r.settle(l)
+		before := r.listing()
+		if err := r.rules.Add(c.rule); err != nil {
+			t.Fatal(err)
+		}
+		r.resume()
+		r.until(c.rule, func() bool { return l.Err() != nil || r.owner.again > 0 })
+		r.idle(l)
+		if left := r.rules.Unfired(); len(left) > 0 || (l.Err() != nil) != c.fences {
+			t.Fatalf("%s: %v; unfired: %v", c.rule, l.Err(), left)
+		}
+		if !c.fences {
+			if after := r.listing(); after != before {
+				t.Fatalf("%s: before:%s\nafter:%s", c.rule, before, after)
+			}
+			r.rules.Clear()
+			r.passes(1, l)
+			if _, err := k.check(l); err != nil || l.cleaned == 0 {
+				t.Fatalf("%s: cleaned up to %d: %v", c.rule, l.cleaned, err)
+			}
+		}
+		r.world.Close()
+	}
+}
+
+// TestCleanerLeavesReserve: a segment is compacted only where there is room for all of it beyond the reserve; with little
+// room one at a time, and other logs while there is none for the dirtiest.
+func TestCleanerLeavesReserve(t *testing.T) {
+	const reserve = 1 << 20
+	r := newCleaned(t, 1)
+	defer r.world.Close()
+	r.config.SegmentBytes = 20_000
+	r.open()
+	large := r.create("large")
+	r.config.SegmentBytes = 300
+	small := r.create("small")
+	r.pause()
+	for i := range 60 {
+		r.append1(large, valued(1000+int64(i), "k", 8000), Client)
+		if i < 20 {
+			r.append1(small, valued(1000+int64(i), "k", 40), Client)
+		}
+	}
+	r.settle(large, small)
+	r.config.SegmentBytes = 1 << 20 // all that there is fits into one
+	for _, l := range []*Log{large, small} {
+		if err := l.SetConfig(r.config); err != nil {
+			t.Fatal(err)
+		}
+	}
+	segments, size := len(large.segments), large.segments[0].size
+	need := spaceFor(size)
+	r.core.space = allowance{of: NewSpace(r.dir, reserve, 1)}
+	// Until done, at no time is anything of the reserve taken.
+	untouched := func(free int64, done func() bool) {
+		t.Helper()
+		r.disk.SetFree(free)
+		r.until("the cleaner", func() bool {
+			if left, err := r.dir.Free(); err != nil || left < reserve {
+				t.Fatalf("%d bytes left, %v", left, err)
+			}
+			return done()
+		})
+	}
+	r.resume()
+	untouched(reserve+need-1, func() bool { return r.owner.again == 1 && small.cleaned > 0 })
+	if left, _ := r.dir.Free(); large.cleaned > 0 || left < reserve+need-1 || len(r.owner.cleaning) > 0 {
+		t.Fatalf("cleaned up to %d; %d bytes left; %v", large.cleaned, left, r.owner.cleaning)
+	}
+	untouched(reserve+need+size, func() bool { return large.cleaned > 0 })
+	if n := len(large.segments); n >= segments || large.Err() != nil {
+		t.Fatalf("%d segments of %d, %v", n, segments, large.Err())
+	}
+	// What others take while a segment is being compacted the cleaner gives back.
+	r.pause()
+	for i := range 30 {
+		r.append1(large, valued(2000+int64(i), "k", 8000), Client)
+	}
+	large.roll(r.io.WallMillis())
+	r.settle(large)
+	r.core.cleaner.BytesPerSecond = 200_000 // in several pieces
+	r.disk.SetFree(reserve + 1<<20)
+	again := r.owner.again
+	r.resume()
+	r.until("it is being written", func() bool { return large.cleaning != nil && large.cleaning.out != nil && !large.cleaning.busy })
+	r.disk.SetFree(reserve - 1)
+	r.until("given up", func() bool { return r.owner.again > again && large.cleaning == nil })
+	r.idle(large)
+	if strings.Contains(r.listing(), suffixCleaned+" ") || large.Err() != nil {
+		t.Fatalf("%v\n%s", large.Err(), r.listing())
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"math"
 	"slices"
 	"sync/atomic"
+	"syscall"
 
 	"github.com/millrace/millrace/engine/record"
 	"github.com/millrace/millrace/ring"
@@ -42,12 +43,13 @@ type source struct {
 // producer's last batch. Data of aborted transactions goes. The marker of a transaction stays
 // until a cleaning has met nothing of it any more, then for delete.retention.ms: see transactions.
 type cleaning struct {
-	host ring.Host
-	log  *Log // for newSegment's sake; the worker does not look into it
-	dir  string
-	cfg  Config
-	stop atomic.Bool // the loop does not want it any more
-	busy bool        // a job of it is queued or runs
+	host  ring.Host
+	log   *Log // for newSegment's sake; the worker does not look into it
+	dir   string
+	cfg   Config
+	space *Space
+	stop  atomic.Bool // the loop does not want it any more
+	busy  bool        // a job of it is queued or runs
 
 	sources  []source
 	from, to int64 // the dirty section
@@ -61,6 +63,7 @@ type cleaning struct {
 	copies bool  // the map is done
 	i      int   // source being read
 	end    int   // copying: of the group, exclusive
+	room   int64 // beyond the disk's reserve, bytes, as it was last looked at
 	walk   walker
 	spent  int64 // bytes read and written in this piece
 
@@ -86,7 +89,7 @@ type lastBatch struct {
 
 // planCleaning makes ready what a cleaning needs to know of the log.
 func (l *Log) planCleaning(d dirt, wall int64) *cleaning {
-	c := &cleaning{host: l.host(), log: l, dir: l.path, cfg: l.cfg, from: d.from, to: d.to, mapped: d.from, now: wall,
+	c := &cleaning{host: l.host(), log: l, dir: l.path, cfg: l.cfg, space: l.core.space.of, from: d.from, to: d.to, mapped: d.from, now: wall,
 		last: map[int64]lastBatch{}, keysMax: l.core.cleaner.DedupeBytes}
 	for _, s := range l.segments[:d.segments] {
 		c.sources = append(c.sources, source{s, cutSegment{s.fd, s.base, s.end, s.size}, s.created, s.bytesEnd, s.aborted})
@@ -107,6 +110,9 @@ func (l *Log) planCleaning(d dirt, wall int64) *cleaning {
 
 // piece does about as many bytes' worth of the work. On a worker.
 func (c *cleaning) piece(budget int64) error {
+	if err := c.look(); err != nil {
+		return err
+	}
 	if c.keys == nil {
 		c.keys = newOffsetMap(c.to-c.from, c.keysMax)
 	}
@@ -126,6 +132,25 @@ func (c *cleaning) piece(budget int64) error {
 	}
 	return nil
 }
+
+// look sees to it that the cleaned segment does not come out of the disk's reserve: one is begun where there is room for
+// all of what it replaces, and given up where others have taken that meanwhile.
+func (c *cleaning) look() (err error) {
+	if c.room, err = c.space.room(); err != nil {
+		return err
+	}
+	need := int64(0)
+	if c.out == nil && c.i < len(c.sources) {
+		need = spaceFor(c.sources[c.i].size)
+	}
+	if c.room < need {
+		return fmt.Errorf("%d bytes are free beyond disk.reserve.bytes, and %d needed: %w", c.room, need, syscall.ENOSPC)
+	}
+	return nil
+}
+
+// spaceFor is how much of the disk a cleaned segment of so many bytes may take, with its indexes, bytes.
+func spaceFor(size int64) int64 { return size + size/128 + 32<<10 }
 
 // read moves to the next batch of source i; false: there is none left.
 func (c *cleaning) read() (bool, error) {
@@ -210,14 +235,14 @@ func (c *cleaning) mapEnds() error {
 	return nil
 }
 
-// groupEnd is where the group that starts at source i ends: what fits into one segment.
+// groupEnd is where the group that starts at source i ends: what fits into one segment, and on the disk.
 func (c *cleaning) groupEnd(i int) int {
 	first := &c.sources[i]
 	size := first.size
 	end := i + 1
 	for ; end < len(c.sources); end++ {
 		s := &c.sources[end]
-		if size += s.size; size > int64(c.cfg.SegmentBytes) || s.end-1-first.base > math.MaxInt32 {
+		if size += s.size; size > int64(c.cfg.SegmentBytes) || spaceFor(size) > c.room || s.end-1-first.base > math.MaxInt32 {
 			break
 		}
 	}
@@ -241,6 +266,9 @@ func (c *cleaning) copyOn() error {
 		return nil
 	}
 	if c.out == nil {
+		if err := c.look(); err != nil {
+			return err
+		}
 		c.end = c.groupEnd(c.i)
 		if err := c.begin(); err != nil {
 			return err

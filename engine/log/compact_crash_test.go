@@ -138,3 +138,84 @@ func compactionAt(t *testing.T, mode sim.Crash, policy Policy, n, second int, se
 	}
 	return true, swapped
 }
+
+// TestDamagedBatchOfSwap: what compaction has made of some segments is damaged before a start puts it in their place. The log is
+// fenced, and nothing of them is removed.
+func TestDamagedBatchOfSwap(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		at   int64 // in the last batch
+	}{
+		{"base offset, up", 4}, {"base offset, down", 7}, {"length", 11}, {"CRC", 17}, {"producer", 43},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var r *rig
+			for n := 1; r == nil || !strings.Contains(r.listing(), suffixLog+suffixSwap+" "); n++ {
+				if r != nil {
+					r.world.Close()
+				}
+				r = newCleaned(t, 1)
+				r.open()
+				l := r.create("t")
+				r.pause()
+				for i := range 30 {
+					r.append1(l, valued(1000, fmt.Sprint(i%10), 300), Client)
+				}
+				r.settle(l)
+				r.config.SegmentBytes = 3000
+				if err := l.SetConfig(r.config); err != nil {
+					t.Fatal(err)
+				}
+				r.world.CrashAfter(r.disk, n, sim.PowerLossClean)
+				r.resume()
+				for !r.disk.Crashed() {
+					if n > 1000 || !r.turn() && !r.disk.Crashed() {
+						t.Fatal("no exchange")
+					}
+				}
+				r.disk.Restart()
+			}
+			defer r.world.Close()
+			names := r.named(suffixLog)
+			swap := r.named(suffixLog + suffixSwap)[0]
+			b, err := ring.ReadFile(r.disk, swap)
+			if err != nil {
+				t.Fatal(err)
+			}
+			last := b
+			for rest := b; len(rest) > 0; {
+				last = rest
+				if _, rest, err = record.Next(rest); err != nil {
+					t.Fatal(err)
+				}
+			}
+			last[c.at] ^= 1
+			if err := ring.WriteFileAtomic(r.disk, swap, b); err != nil {
+				t.Fatal(err)
+			}
+			if err := r.tryOpen(); err != nil {
+				t.Fatal(err)
+			}
+			if l := r.find("t"); l.Err() == nil || !strings.Contains(l.Err().Error(), suffixSwap) {
+				t.Errorf("%v\n%v", l.Err(), r.report)
+			}
+			if left := r.named(suffixLog); len(left) != len(names) {
+				t.Errorf("%d segments of %d are left:\n%s", len(left), len(names), r.listing())
+			}
+		})
+	}
+}
+
+// named are the files of the partition t whose names end so.
+func (r *rig) named(suffix string) (paths []string) {
+	entries, err := r.disk.ReadDir("/data/t-0")
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	for _, e := range entries {
+		if strings.HasSuffix(e.Name, suffix) {
+			paths = append(paths, "/data/t-0/"+e.Name)
+		}
+	}
+	return paths
+}

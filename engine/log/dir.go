@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/millrace/millrace/engine/journal"
 	"github.com/millrace/millrace/ring"
@@ -59,9 +60,9 @@ type Dir struct {
 	cleanedDoubt bool                  // the cleaner's checkpoint on disk is not known
 	unclean      []string              // logs that were closed otherwise than cleanly
 
-	failedSync     string // the first sync of a segment that failed; empty: none
-	failedSyncKept bool   // the file says so
-	appended       int64  // bytes appended to all logs by the last checkpoint; mu
+	failedSync     atomic.Pointer[string] // the first sync of a segment that failed; nil: none
+	failedSyncKept bool                   // the file says so; mu
+	appended       int64                  // bytes appended to all logs by the last checkpoint; mu
 }
 
 // RecoveryReport says what opening a directory did.

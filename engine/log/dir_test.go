@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/millrace/millrace/ring"
 	"github.com/millrace/millrace/ring/posix"
 	"github.com/millrace/millrace/ring/sim"
 )
@@ -97,5 +98,33 @@ func TestCreateAll(t *testing.T) {
 	r.open()
 	if r.report.New || len(r.dir.Logs()) != 5 {
 		t.Errorf("after power loss: %v", r.report)
+	}
+}
+
+// TestImpossibleOffset: a checkpoint without a sum, as Kafka writes them, has an offset behind which nothing can be
+// appended. It is as if it were not there.
+func TestImpossibleOffset(t *testing.T) {
+	for _, name := range []string{recoveryPointsName, highWatermarksName, logStartsName, cleanedName} {
+		for _, offset := range []string{"9223372036854775807", "9223372036854775806", "9223372034707292161"} {
+			r := newRig(t, 1).open()
+			l := r.create("t")
+			r.fill(l, 3)
+			r.idle(l)
+			if err := r.closeAll(); err != nil {
+				t.Fatal(err)
+			}
+			if err := ring.WriteFileAtomic(r.disk, "/data/"+name, []byte("0\n1\nt 0 "+offset+"\n")); err != nil {
+				t.Fatal(err)
+			}
+			r.open()
+			if l = r.find("t"); l.Err() != nil || l.LogStart() != 0 || l.LogEnd() != 6 || len(r.report.Damaged) != 1 {
+				t.Fatalf("%s, %s: offsets %d to %d, %v: %v", name, offset, l.LogStart(), l.LogEnd(), l.Err(), r.report)
+			}
+			r.fill(l, 1)
+			r.idle(l)
+			if err := r.closeAll(); err != nil {
+				t.Fatal(err)
+			}
+		}
 	}
 }

@@ -72,7 +72,8 @@
 //	           [snapshot of its end]: until that is there its indexes are made again. One
 //	           taken there before the roll is removed, durably, before the trim.
 //	flush      [sync] moves nothing on disk that recovery would read differently.
-//	truncate   [sync what stays] -> [lower the recovery point, atomically] -> the log as it was.
+//	truncate   [sync what stays] -> [lower the recovery point, atomically] -> the log as it was. (To where the
+//	           log will end: that is below the offset asked for, where it is inside a batch or a gap.)
 //	           -> [where there is a journal: rename the incarnation, SyncDir] -> the log
 //	           as its files have it; what the journal holds belongs to nobody. -> [remove the
 //	           segments behind, SyncDir] -> the log as it was, or shorter, never below
@@ -109,7 +110,8 @@
 //	           A journal's entries lie above the log's end in the files, or are passed over:
 //	           gaps below it are nothing to them. Who reads from a segment that is replaced goes
 //	           on with its files, which have no names any more, until the lease is returned.
-//	           A .log.swap that is damaged fences the log; nothing is removed then.
+//	           A .log.swap that is damaged, or does not end where a segment begins, fences the log; nothing is
+//	           removed then.
 //	create     [files under a name ending in -delete] -> [sync of partition.metadata, SyncDir;
 //	           the other files are empty, or zeros that may be lost] -> removed by
 //	           recovery. -> [rename] -> there in whole, or not at all. -> [SyncDir of the log
@@ -123,8 +125,8 @@
 //	           epochs, transactions and snapshots, which are written in the same way.
 //	snapshot   of the producers, between rolls: [remove old ones] -> [write .tmp] -> [rename], without a
 //	           sync. After a power loss it is whole, or bad, or not there: recovery passes over one
-//	           whose CRC is wrong and takes the one before it. One that is durable always stays: that of
-//	           the last roll, or the one that the last start has synced.
+//	           whose CRC is wrong and takes the one before it. One that is durable, and not above the
+//	           recovery point on disk, always stays: that of a roll, or the one that the last start has synced.
 //	close      [last index entries, trim, sync] -> [snapshot] -> [checkpoints] -> [the mark]:
 //	           without the mark everything above the recovery point is checked; with
 //	           it everything before it is durable. Opening removes the mark and syncs the

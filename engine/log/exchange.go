@@ -160,8 +160,13 @@ func (l *Log) enqueueSwap(c *cleaning) {
 			if !whole { // retention has taken some of it
 				return errCleanStopped
 			}
-			begun = true
-			return c.swap(group)
+			suffixes := c.suffixes(group)
+			err := c.announce(suffixes)
+			begun = !isNoSpace(err)
+			if err != nil {
+				return err
+			}
+			return c.swap(group, suffixes)
 		},
 		done: func(err error) {
 			c.busy, l.swapping = false, false
@@ -177,27 +182,42 @@ func (l *Log) enqueueSwap(c *cleaning) {
 		}})
 }
 
-// swap does it on disk: see the table in the package comment. On a worker.
-func (c *cleaning) swap(group []source) error {
-	h := c.host
-	suffixes := segmentSuffixes[1:]
-	if !slices.ContainsFunc(group, func(s source) bool { return len(s.aborted) > 0 }) { // see finish
-		suffixes = slices.DeleteFunc(slices.Clone(suffixes), func(s string) bool { return s == suffixTxn })
+// suffixes are those of the index files that are exchanged.
+func (c *cleaning) suffixes(group []source) []string {
+	if slices.ContainsFunc(group, func(s source) bool { return len(s.aborted) > 0 }) { // see finish
+		return segmentSuffixes[1:]
 	}
+	return slices.DeleteFunc(slices.Clone(segmentSuffixes[1:]), func(s string) bool { return s == suffixTxn })
+}
+
+// announce takes the exchange to its durable point: see the table in the package comment. Where the directory has no room
+// for the names it changes nothing. On a worker.
+func (c *cleaning) announce(suffixes []string) (err error) {
+	h := c.host
+	defer func() {
+		if isNoSpace(err) {
+			for _, suffix := range suffixes {
+				removeFile(h, c.path(suffix+suffixSwap)) // what stays the next start removes
+			}
+		}
+	}()
 	for _, suffix := range suffixes {
 		if err := h.Rename(c.path(suffix+suffixCleaned), c.path(suffix+suffixSwap)); err != nil {
 			return err
 		}
 	}
-	if err := h.SyncDir(c.dir); err != nil {
+	if err := syncDir(h, c.dir); err != nil {
 		return err
 	}
 	if err := h.Rename(c.path(suffixLog+suffixCleaned), c.path(suffixLog+suffixSwap)); err != nil {
 		return err
 	}
-	if err := h.SyncDir(c.dir); err != nil { // from here on a start finishes it
-		return err
-	}
+	return syncDir(h, c.dir) // from here on a start finishes it
+}
+
+// swap does the rest of it. On a worker.
+func (c *cleaning) swap(group []source, suffixes []string) error {
+	h := c.host
 	for i := range group[1:] {
 		for _, suffix := range segmentSuffixes {
 			if err := removeFile(h, filepath.Join(c.dir, fileName(group[i+1].base, suffix))); err != nil {

@@ -20,22 +20,21 @@ import (
 //	         start do it again. What is below the point was synced before the error and is on disk.
 const failedSyncName = "sync-failed"
 
-// noteFailedSync notes it in memory, and on disk as well as that goes. Blocking; any goroutine.
+// noteFailedSync notes it on disk, as well as that goes, and before in memory. Blocking; any goroutine.
 func (d *Dir) noteFailedSync(what string) {
+	d.failedSync.CompareAndSwap(nil, &what)
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.failedSync == "" {
-		d.failedSync = what
-	}
 	d.writeFailedSync()
 }
 
 // writeFailedSync wants d.mu held.
 func (d *Dir) writeFailedSync() {
-	if d.failedSync == "" || d.failedSyncKept {
+	what := d.failedSync.Load()
+	if what == nil || d.failedSyncKept {
 		return
 	}
-	text := fmt.Appendf(nil, "%s\nThe next start writes again what may not be on disk, and removes this file.\n", d.failedSync)
+	text := fmt.Appendf(nil, "%s\nThe next start writes again what may not be on disk, and removes this file.\n", *what)
 	d.failedSyncKept = ring.WriteFileAtomic(d.host, filepath.Join(d.path, failedSyncName), text) == nil
 }
 

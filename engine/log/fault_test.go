@@ -237,6 +237,46 @@ func TestFullDiskWhereverItHits(t *testing.T) {
 	}
 }
 
+// TestRemovalOnFullDisk: the directory has no room for the names that segments get before they go. What would make
+// room is tried again, and the log lacks nothing.
+func TestRemovalOnFullDisk(t *testing.T) {
+	for _, what := range []string{"retention", "log start"} {
+		for _, suffix := range segmentSuffixes[:3] {
+			r := newRig(t, 1)
+			r.config.Policy, r.config.SegmentBytes = File, 900
+			r.open()
+			l := r.create("t")
+			r.fill(l, 60)
+			r.idle(l)
+			l.SetHighWatermark(l.LogEnd())
+			segments := len(l.segments)
+			if err := r.rules.Add(`(Rename (path "*` + suffix + `") (nth 2) ENOSPC)`); err != nil {
+				t.Fatal(err)
+			}
+			if what == "retention" {
+				r.config.RetentionBytes = 1000
+				if err := l.SetConfig(r.config); err != nil {
+					t.Fatal(err)
+				}
+				l.Retain()
+			} else {
+				r.must(what, func(d Done) { l.AdvanceLogStart(l.active().base, d) })
+			}
+			r.idle(l)
+			if left := r.rules.Unfired(); len(left) > 0 || l.Err() != nil || len(l.segments) != segments {
+				t.Fatalf("%s, %s: %d segments of %d, %v; unfired: %v", what, suffix, len(l.segments), segments, l.Err(), left)
+			}
+			r.until("tried again", func() bool { return len(l.segments) <= 2 })
+			if _, err := r.all(l, l.LogEnd()); err != nil || l.Err() != nil {
+				t.Fatalf("%s, %s: %v, %v", what, suffix, err, l.Err())
+			}
+			if at := r.io.Now(); at > 5*spaceRetry {
+				t.Fatalf("%s, %s: after %d ns", what, suffix, at)
+			}
+		}
+	}
+}
+
 // TestSyncOrder: nothing counts as flushed before a sync that was submitted after
 // the write had completed, and a later segment never before an earlier one.
 func TestSyncOrder(t *testing.T) {
@@ -267,6 +307,34 @@ func TestSyncOrder(t *testing.T) {
 		r.open()
 		if got := r.find("t"); got.LogEnd() != 40 {
 			t.Fatalf("seed %d: %d of 40 offsets: %v", seed, got.LogEnd(), r.report)
+		}
+	}
+}
+
+// TestShareUnderPressure: what is refused for want of memory takes nothing of the core's share of the disk, and gives
+// it nothing.
+func TestShareUnderPressure(t *testing.T) {
+	r := newRig(t, 1)
+	r.cores.TailBytes = 16 << 10
+	r.open()
+	l := r.create("t")
+	r.idle(l)
+	r.core.space = allowance{of: NewSpace(r.dir, 1<<20, 1)}
+	r.disk.SetFree(2 << 20)
+	if _, short, err := r.core.space.of.Check(); short || err != nil {
+		t.Fatal(short, err)
+	}
+	for _, how := range []Origin{Client, Coordinator} {
+		for {
+			left := r.core.space.left
+			_, err := l.Append(batch(20, "a batch"), how, 0, r.io.WallMillis())
+			if err == nil {
+				continue
+			}
+			if now := r.core.space.left; !errors.Is(err, ErrPressure) || now != left || now >= 1<<20 {
+				t.Fatalf("%v: origin %d: %d bytes were left of the share, and now %d", err, how, left, now)
+			}
+			break
 		}
 	}
 }

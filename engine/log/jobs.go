@@ -49,6 +49,16 @@ func (l *Log) enqueueRelief(j *job) {
 	l.kickJobs()
 }
 
+// enqueueFirst adds a job before whatever is queued: one that touches nothing that others do.
+func (l *Log) enqueueFirst(j *job) {
+	at := 0
+	if l.jobOp.busy {
+		at = 1
+	}
+	l.jobs = slices.Insert(l.jobs, at, j)
+	l.kickJobs()
+}
+
 // refuse answers, later, what is asked of a log that is being closed.
 func (l *Log) refuse(done Done) {
 	l.enqueue(&job{name: "refuse", always: true, done: func(error) { l.tell(done, ErrClosed) }})

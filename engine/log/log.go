@@ -97,6 +97,7 @@ type Log struct {
 	flushes    []flushWait
 	doomed     []doomed
 	removing   int64 // segments below are being removed
+	unremoved  int64 // segments below are to be removed once there is space for it; 0: none
 	metaFrom   int64 // what is derived from records at or above is not in the epoch and transaction files yet; -1: all is
 	metaBusy   bool
 	metaNext   int64 // the same, of what came in while that is being written
@@ -106,6 +107,7 @@ type Log struct {
 	cleaned     int64     // the first dirty offset: what is below has been compacted
 	cleaning    *cleaning // in progress
 	cleanable   bool      // it is in the cleaner's list
+	cleanAfter  int64     // not cleaned before that, ring's clock: the disk had no room
 	uncleanable error     // why it is not cleaned any more
 	swapping    bool      // compacted segments take the place of others: no lookup may start
 
@@ -330,11 +332,13 @@ func (l *Log) fail(file string, cause error) {
 	l.owner.Failed(l, l.fence)
 }
 
-// failSync fences the log because of a sync of a segment, and has it noted for the next start.
+// failSync fences the log because of a sync of a segment, and has it noted for the next start: also where something else
+// has fenced it before, on the same device perhaps.
 func (l *Log) failSync(file string, err error) {
-	if l.fence == nil && !l.ended {
+	if !l.ended {
 		d, what := l.dir, fmt.Sprintf("%s: sync: %v", file, err)
-		l.enqueue(&job{name: "note a failed sync", always: true, run: func() error { d.noteFailedSync(what); return nil }})
+		d.failedSync.CompareAndSwap(nil, &what) // a stop that comes before the job finds it
+		l.enqueueFirst(&job{name: "note a failed sync", always: true, run: func() error { d.noteFailedSync(what); return nil }})
 	}
 	l.fail(file, fmt.Errorf("sync: %w", err))
 }

@@ -60,7 +60,7 @@ type producers struct {
 	unreplicated     []completed
 	settling         [2]completed // all that have ended, in two generations: see unsettled
 	snapshots        []int64      // offsets of the snapshot files, ascending
-	durable          int64        // of these, the newest that is known to survive power loss; 0: none
+	durable          []int64      // of these, those that are known to survive power loss, ascending
 }
 
 var (
@@ -288,19 +288,23 @@ func (ps *producers) closeTxn(p *producer) {
 	p.txnOlder, p.txnNewer = nil, nil
 }
 
-// keepSnapshot notes the snapshot at offset and returns those that are now too many. What stays:
-// the newest, one that is not above the recovery point, and the newest durable one.
+// keepSnapshot notes the snapshot at offset, which is about to be written, and returns those that are now too many. What stays:
+// the newest; one that is not above the recovery point; and the newest durable one that is not, with those above it.
 func (ps *producers) keepSnapshot(at, recoveryPoint int64) (old []int64) {
-	ps.snapshots = slices.DeleteFunc(ps.snapshots, func(o int64) bool { return o == at })
-	ps.snapshots = append(ps.snapshots, at)
+	this := func(o int64) bool { return o == at }
+	ps.snapshots = append(slices.DeleteFunc(ps.snapshots, this), at)
+	ps.durable = slices.DeleteFunc(ps.durable, this)
 	slices.Sort(ps.snapshots)
 	n := len(ps.snapshots) - snapshotsKept
 	for n > 0 && ps.snapshots[n] > recoveryPoint {
 		n--
 	}
+	for len(ps.durable) > 1 && ps.durable[1] <= recoveryPoint {
+		ps.durable = slices.Delete(ps.durable, 0, 1)
+	}
 	var kept []int64
 	for i, o := range ps.snapshots {
-		if i >= n || o == ps.durable {
+		if i >= n || slices.Contains(ps.durable, o) {
 			kept = append(kept, o)
 		} else {
 			old = append(old, o)

@@ -2,6 +2,7 @@ package log
 
 import (
 	"fmt"
+	"math"
 
 	"github.com/millrace/millrace/engine/record"
 	"github.com/millrace/millrace/ring"
@@ -301,12 +302,15 @@ func (r *Read) Bytes(h ring.Host) ([]byte, error) {
 	return b, nil
 }
 
-// headerOf is a batch as far as its header goes, for walking files.
+// baseOffsetMax is the largest base offset there can be: what is added to it does not overflow.
+const baseOffsetMax = math.MaxInt64 - math.MaxInt32 - 1
+
+// headerOf is a batch as far as its header goes, for walking files. Offsets are not under the CRC.
 func headerOf(b []byte) (h record.Batch, size int, ok bool) {
 	if len(b) < record.HeaderSize {
 		return nil, 0, false
 	}
 	size, ok = record.PeekSize(b)
 	h = record.Batch(b[:record.HeaderSize])
-	return h, size, ok && h.Magic() == record.Magic && h.LastOffsetDelta() >= 0
+	return h, size, ok && h.Magic() == record.Magic && h.LastOffsetDelta() >= 0 && h.BaseOffset() >= 0 && h.BaseOffset() <= baseOffsetMax
 }

@@ -223,11 +223,18 @@ func (r *recovery) finishSwap(base int64, bases []int64, txn bool) ([]int64, err
 	size, err := h.Size(fd)
 	end := base
 	if err == nil {
-		w := walker{host: h, fd: fd, size: size}
-		for w.next() {
+		w := walker{host: h, fd: fd, size: size, whole: true}
+		whole := true
+		for whole && w.next() {
+			whole = w.batch.CheckCRC() && w.batch.BaseOffset() >= end
 			end = w.batch.LastOffset() + 1
 		}
-		err = w.err
+		// By its end goes what is removed, and offsets are not under the CRC. A segment ends where the next one begins, where
+		// there is a next one.
+		odd := slices.ContainsFunc(bases, func(b int64) bool { return b > base }) && !slices.Contains(bases, end)
+		if err = w.err; err == nil && (!whole || end == base || odd) {
+			err = errDamage
+		}
 	}
 	h.Close(fd)
 	if errors.Is(err, errDamage) {
@@ -814,7 +821,7 @@ func (r *recovery) dropBeyond(end int64) error {
 				return err
 			}
 		}
-		l.producer.durable = r.scan.from
+		l.producer.durable = []int64{r.scan.from}
 	}
 	if dropped {
 		if err := h.SyncDir(l.path); err != nil {
@@ -842,13 +849,16 @@ func syncFile(h ring.Host, path string) error {
 	return nil
 }
 
-// sync makes a segment's batches durable, where they may not be.
+// sync makes a segment's batches durable, where they may not be. A start that fails by it is tried
+// again by somebody, who must not believe the page cache then.
 func (r *recovery) sync(s *segment) error {
 	if !r.dirty[s] {
 		return nil
 	}
 	if err := r.host.Sync(s.fd); err != nil {
-		return fmt.Errorf("%s: sync: %w", s.path(suffixLog), err)
+		err = fmt.Errorf("%s: sync: %w", s.path(suffixLog), err)
+		r.log.dir.noteFailedSync(err.Error())
+		return err
 	}
 	return nil
 }

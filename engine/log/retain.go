@@ -37,6 +37,10 @@ func (l *Log) retain(wall int64) {
 	if l.producer.expire(wall - l.cfg.ProducerExpirationMs) {
 		l.retainAt = l.core.io.Now() + expireAgain
 	}
+	if base := l.unremoved; base > 0 {
+		l.unremoved = 0
+		l.removeSegments(base)
+	}
 	n, left := 0, l.size
 	for n < len(l.segments) {
 		s := l.segments[n]
@@ -103,7 +107,7 @@ func (l *Log) removeSegments(base int64) {
 				}
 				// One segment after the other: a crash leaves no hole.
 				if (i+1)%len(segmentSuffixes) == 0 {
-					if err := h.SyncDir(dir); err != nil {
+					if err := syncDir(h, dir); err != nil {
 						return err
 					}
 				}
@@ -111,6 +115,12 @@ func (l *Log) removeSegments(base int64) {
 			return nil
 		},
 		done: func(err error) {
+			if isNoSpace(err) && l.fence == nil {
+				// The directory had no room for the other name. What has one already is passed over then.
+				l.removing, l.unremoved = 0, max(l.unremoved, base)
+				l.retainAt = l.core.io.Now() + spaceRetry
+				return
+			}
 			if err != nil {
 				l.fail(dir, fmt.Errorf("remove segments below %d: %w", base, err))
 				return

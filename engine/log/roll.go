@@ -328,7 +328,7 @@ func (l *Log) enqueueFinish(s *segment, end int64, snapshot []byte) {
 				return
 			}
 			s.finished = true
-			l.producer.durable = end
+			l.producer.durable = append(l.producer.durable, end)
 			l.publishRecoveryPoint()
 		}})
 }

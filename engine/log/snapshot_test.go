@@ -118,3 +118,50 @@ func TestSnapshotsAreShared(t *testing.T) {
 		t.Errorf("%d bytes still count", left)
 	}
 }
+
+// TestDurableSnapshotStays: between two checkpoints the log rolls twice, and the newest snapshot that is not above the
+// recovery point is one that a power loss takes. The durable one before it is there: not all of the log is read again.
+func TestDurableSnapshotStays(t *testing.T) {
+	r := newRig(t, 1)
+	r.config.Policy, r.config.SegmentBytes = File, 900
+	r.open()
+	l := r.create("t")
+	seq := int32(0)
+	add := func() {
+		r.add(l, sequenced(1, 0, seq, 1, false))
+		seq++
+		r.idle(l)
+	}
+	rolls := func(n int) {
+		for end := len(l.segments) + n; len(l.segments) < end; {
+			add()
+		}
+		r.idle(l)
+	}
+	rolls(3)
+	add()
+	r.settle(l)
+	durable := l.active().base
+	l.snapshotAt = l.bytesIn - snapshotMax
+	add()
+	hint := l.LogEnd()
+	if _, err := r.disk.Stat(l.path + "/" + fileName(hint, suffixSnapshot)); err != nil {
+		t.Fatal(err)
+	}
+	add()
+	r.settle(l)
+	rolls(3)
+	size := l.Size()
+	r.disk.Crash(sim.PowerLossClean)
+	r.disk.Restart()
+	if _, err := r.disk.Stat("/data/t-0/" + fileName(durable, suffixSnapshot)); err != nil {
+		t.Error(err)
+	}
+	r.open()
+	if l = r.find("t"); l.Err() != nil || r.report.Logs[0].Checked > size*2/3 {
+		t.Fatalf("%v, %d bytes of %d checked", l.Err(), r.report.Logs[0].Checked, size)
+	}
+	if a, err := l.Append(sequenced(1, 0, seq-1, 1, false), Client, 0, 0); err != nil || !a.Duplicate {
+		t.Fatalf("%+v, %v", a, err)
+	}
+}

@@ -1,6 +1,9 @@
 package log
 
-import "sync/atomic"
+import (
+	"math"
+	"sync/atomic"
+)
 
 // Space is how much room a log directory has for records. What its file system has beyond a reserve is shared
 // out to the cores at each Check; clients' appends stop where a core's share ends, so that the reserve stays
@@ -35,6 +38,16 @@ func (s *Space) Check() (free int64, short bool, err error) {
 	s.free.Store(free)
 	s.checks.Add(1)
 	return free, s.short && s.reserve > 0, nil
+}
+
+// room is how many bytes there are beyond the reserve now; no end of them where there is none. Blocking; any
+// goroutine.
+func (s *Space) room() (int64, error) {
+	if s == nil || s.reserve == 0 {
+		return math.MaxInt64, nil
+	}
+	free, err := s.dir.Free()
+	return free - s.reserve, err
 }
 
 // allowance is a core's share of a Space.

@@ -25,7 +25,7 @@ type cut struct {
 	aborted   []AbortedTxn
 	txnNew    bool
 	snapshots []int64
-	durable   int64 // of these, if it is there
+	durable   []int64 // of these
 	now       int64
 
 	end      int64 // the new log end: to, or the start of the batch that to is in
@@ -73,8 +73,16 @@ func (l *Log) Truncate(to int64, done Done) {
 			l.planCut(c)
 		},
 		run: func() error {
-			// The recovery point first: what is above it may be torn, what is below may not.
-			if err := l.dir.lowerRecoveryPoint(l, c.to); err != nil {
+			c.files.closeIndexes(c.host)
+			if err := c.find(); err != nil {
+				return err
+			}
+			// The recovery point first: what is above it may be torn, what is below may not. Nobody else
+			// moves these two before done.
+			p := &l.published
+			p.RecoveryPoint.Store(min(p.RecoveryPoint.Load(), c.end))
+			p.cleaned.Store(min(p.cleaned.Load(), c.end))
+			if err := l.dir.lowerRecoveryPoint(l, c.end); err != nil {
 				return err
 			}
 			if err := l.dir.lowerCleaned(); err != nil {
@@ -95,6 +103,7 @@ func (l *Log) Truncate(to int64, done Done) {
 			l.endCut()
 			l.tell(done, err)
 		}})
+	l.kick() // the sync that it waits for
 }
 
 // renewal is a new incarnation for a log that is cut, where there is a journal: what that
@@ -132,6 +141,7 @@ func (l *Log) startCut(to int64) {
 	}
 	l.stopCleaning()
 	l.cutting = true
+	l.unremoved = 0
 	l.cuts++
 	l.cutTo = min(l.cutTo, to)
 }
@@ -213,9 +223,42 @@ func (l *Log) planCut(c *cut) {
 			c.snapshots = append(c.snapshots, at)
 		}
 	}
-	c.durable = l.producer.durable
+	c.durable = slices.Clone(l.producer.durable)
 	l.published.RecoveryPoint.Store(min(l.published.RecoveryPoint.Load(), c.to))
 	l.setCleaned(min(l.cleaned, c.to))
+}
+
+// find finds where the log will end, and what it has below. It changes nothing. On a worker.
+func (c *cut) find() error {
+	h := c.host
+	var err error
+	scan := &scanner{host: h, dir: c.dir, cfg: &c.cfg, producer: &c.producer, now: c.now, limit: c.to, trusted: c.to, exact: true}
+	if c.producer, scan.from, err = loadSnapshot(h, c.dir, c.snapshots, c.to); err != nil {
+		return err
+	}
+	for _, o := range c.others {
+		if err := scan.producersOf(o); err != nil {
+			return err
+		}
+	}
+	s := &c.segment
+	*s = *newSegment(nil, c.keep.base)
+	if err := scan.segment(s, c.keep.fd, c.keep.size); err != nil {
+		return err
+	}
+	c.end, c.size = s.end, s.size
+	// Where compaction has made a gap the end may be below a snapshot that is not above the cut.
+	for len(c.producer.snapshots) > 0 {
+		last := len(c.producer.snapshots) - 1
+		at := c.producer.snapshots[last]
+		if at <= c.end {
+			break
+		}
+		c.producer.snapshots = c.producer.snapshots[:last]
+		c.drop = append(c.drop, filepath.Join(c.dir, fileName(at, suffixSnapshot)))
+	}
+	c.producer.durable = slices.DeleteFunc(c.durable, func(at int64) bool { return !slices.Contains(c.producer.snapshots, at) })
+	return nil
 }
 
 // run makes the cut, on a worker. What a crash leaves of it lies above the recovery
@@ -231,33 +274,13 @@ func (c *cut) run() error {
 		return err
 	}
 	log := filepath.Join(c.dir, fileName(c.keep.base, suffixLog))
-	var err error
-	scan := &scanner{host: h, dir: c.dir, cfg: &c.cfg, producer: &c.producer, now: c.now, limit: c.to, trusted: c.to, exact: true}
-	if c.producer, scan.from, err = loadSnapshot(h, c.dir, c.snapshots, c.to); err != nil {
-		return err
-	}
-	if slices.Contains(c.producer.snapshots, c.durable) {
-		c.producer.durable = c.durable
-	}
-	for _, o := range c.others {
-		if err := scan.producersOf(o); err != nil {
-			return err
-		}
-	}
-	c.files.closeIndexes(h)
-	s := &c.segment
-	*s = *newSegment(nil, c.keep.base)
-	if err := scan.segment(s, c.keep.fd, c.keep.size); err != nil {
-		return err
-	}
-	c.end, c.size = s.end, s.size
 	if err := h.Truncate(c.keep.fd, c.size); err != nil {
 		return fmt.Errorf("%s: truncate: %w", log, err)
 	}
 	if err := h.Sync(c.keep.fd); err != nil {
 		return fmt.Errorf("%s: sync: %w", log, err)
 	}
-	if err := c.files.writeIndexes(h, c.dir, s, c.cfg.IndexBytes); err != nil {
+	if err := c.files.writeIndexes(h, c.dir, &c.segment, c.cfg.IndexBytes); err != nil {
 		return err
 	}
 	if c.epochsNew != nil {
