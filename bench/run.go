@@ -93,7 +93,7 @@ func Run(ctx context.Context, t Target, w Workload, o Options) (*Result, error) 
 	}
 	res.Notes = slices.Clone(res.Target.Notes)
 	if n := res.Target.Brokers; n > 0 && w.Replication > n {
-		return nil, fmt.Errorf("%s: %d replicas are asked for, and there are %d brokers: --replication-factor %d (and --topic-config min.insync.replicas=%d)",
+		return nil, fmt.Errorf("%s: %d replicas are asked for, and brokers there are %d: --replication-factor %d (and --topic-config min.insync.replicas=%d)",
 			res.Target.Name, w.Replication, n, n, n)
 	}
 	topics := w.Streams.topicNames(res.Topic)
@@ -472,7 +472,7 @@ func (p *producer) done(value []byte, err error) {
 		r.ledger.Ack(p.id, h.partition, h.sequence)
 		p.window.Acked++
 		p.all++
-		p.fromSend.acknowledged(h, now, h.intended >= r.w.Warmup)
+		p.fromSend.acknowledged(h, now, now >= r.w.Warmup)
 		record(p.interval, now-h.intended, 1)
 		if h.intended >= r.w.Warmup {
 			record(p.latency, now-h.intended, 1)

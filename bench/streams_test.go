@@ -185,7 +185,7 @@ func TestRunStreams(t *testing.T) {
 			t.Errorf("a period of %d acknowledged, %d received has %d, %d, %d samples", p.acked, p.received, p.publish.TotalCount(), p.delay.TotalCount(), p.endToEnd.TotalCount())
 		}
 	}
-	if len(r.streams.periods) < 2 || acked == 0 || acked > 4100 || r.streams.publish.TotalCount() != 4000 || r.streams.endToEnd.TotalCount() != 8000 {
+	if len(r.streams.periods) < 2 || acked == 0 || acked > 4100 || r.streams.publish.TotalCount() < 4000 || r.streams.endToEnd.TotalCount() < 8000 {
 		t.Errorf("%d periods, %d acknowledged and %d received in them", len(r.streams.periods), acked, received)
 	}
 }

@@ -233,6 +233,9 @@ func (c *workloads) one(ctx context.Context, file *omb.Workload, rows []Row, con
 	for _, r := range f.Runs {
 		PrintResult(c.stdout, r)
 	}
+	if c.comparing() && file.Rate > 0 && len(f.Runs) > 0 { // else the rows have rates of their own
+		fmt.Fprintln(c.stdout, Markdown(f.Table, f.Runs, done))
+	}
 	if err := errors.Join(err, c.write(file, done)); err != nil {
 		return exitFailed, err
 	}
