@@ -60,8 +60,6 @@ func Main(args []string, simulate Simulator, stdout, stderr io.Writer) int {
 		switch args[0] {
 		case "powerloss":
 			return mainPowerLoss(args, simulate, stdout, stderr)
-		case "curve", "workload":
-			return mainRates(args, stdout, stderr)
 		case "report":
 			return mainReport(args[1:], stdout, stderr)
 		case "compare":
@@ -77,7 +75,7 @@ func Main(args []string, simulate Simulator, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stdout, n)
 		return exitOK
 	}
-	if len(args) == 0 || args[0] != "produce" && args[0] != "consume" && args[0] != "disk" && args[0] != "trace" {
+	if len(args) == 0 || !slices.Contains([]string{"produce", "curve", "workload", "consume", "disk", "trace"}, args[0]) {
 		fmt.Fprint(stderr, usage)
 		if len(args) > 0 && (args[0] == "-h" || args[0] == "--help" || args[0] == "help") {
 			return exitOK
@@ -124,6 +122,22 @@ func parseCommand(args []string, stdout, stderr io.Writer) (func(context.Context
 			return nil, err
 		}
 		c.args, c.stdout = args, stdout
+		return c.measure, nil
+	}
+	if args[0] == "curve" {
+		c, err := parseCurve(args[1:], stderr)
+		if err != nil {
+			return nil, err
+		}
+		c.args, c.stdout, c.stderr = args, stdout, stderr
+		return c.measure, nil
+	}
+	if args[0] == "workload" {
+		c, err := parseWorkloads(args[1:], stderr)
+		if err != nil {
+			return nil, err
+		}
+		c.args, c.stdout, c.stderr = args, stdout, stderr
 		return c.measure, nil
 	}
 	p, err := parseProduce(args[1:], stderr)

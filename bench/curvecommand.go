@@ -6,48 +6,8 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"os"
-	"os/signal"
-	"syscall"
 	"time"
 )
-
-// mainRates is "millrace bench curve" and "millrace bench workload".
-func mainRates(args []string, stdout, stderr io.Writer) int {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	fail := func(code int, err error) int {
-		fmt.Fprintf(stderr, "millrace bench %s: %v\n", args[0], err)
-		return code
-	}
-	var measure func(context.Context) (int, error)
-	var err error
-	if args[0] == "curve" {
-		var c *curve
-		if c, err = parseCurve(args[1:], stderr); err == nil {
-			c.args, c.stdout, c.stderr, measure = args, stdout, stderr, c.measure
-		}
-	} else {
-		var c *workloads
-		if c, err = parseWorkloads(args[1:], stderr); err == nil {
-			c.args, c.stdout, c.stderr, measure = args, stdout, stderr, c.measure
-		}
-	}
-	switch {
-	case errors.Is(err, flag.ErrHelp):
-		return exitOK
-	case err != nil:
-		return fail(exitUsage, err)
-	}
-	code, err := measure(ctx)
-	if errors.Is(err, context.Canceled) {
-		err = errors.New("interrupted: what is printed and written is partial")
-	}
-	if err != nil {
-		return fail(max(code, exitFailed), err)
-	}
-	return code
-}
 
 // curve is one parsed command line.
 type curve struct {

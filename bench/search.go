@@ -147,7 +147,7 @@ func (s Search) next(low, high int64) (rate int64, ended string) {
 }
 
 // Rates makes the curve of each row, with w's topics and sizes. Rows take turns. Each rate is tried by rule's runs, and is sustained when more than
-// half of those that count sustain it. It returns what there is with ctx's error. told hears of each point.
+// half of those that count sustain it. A run's row has the rate in its name. It returns what there is with ctx's error. told hears of each point.
 func (s Search) Rates(ctx context.Context, rows []Row, w Workload, rule RepeatRule, c Confinement, o Options, told func(Curve, Point)) ([]Curve, []*Result, error) {
 	if err := s.validate(); err != nil {
 		return nil, nil, err
@@ -174,7 +174,9 @@ func (s Search) Rates(ctx context.Context, rows []Row, w Workload, rule RepeatRu
 			}
 			open = true
 			w.Rate = rate
-			table, runs, err := Compare(ctx, rows[i:i+1], w, rule, c, o, func(string, int, int, *Result) {})
+			row := rows[i]
+			row.Name = fmt.Sprintf("%s at %d/s", row.Name, rate) // in a file, runs of one row were asked for the same
+			table, runs, err := Compare(ctx, []Row{row}, w, rule, c, o, func(string, int, int, *Result) {})
 			all = append(all, runs...)
 			if err != nil {
 				return curves, all, err

@@ -348,3 +348,35 @@ func TestWorkloadResults(t *testing.T) {
 		t.Errorf("%v, %+v", err, f.Runs)
 	}
 }
+
+// With Streams a producer's records are in order within each partition, whatever lies between them in others.
+func TestStreamsLedger(t *testing.T) {
+	value := func(producer uint32, sequence uint64) []byte {
+		v := make([]byte, headerBytes)
+		header{run: 7, producer: producer, partition: 12345, sequence: sequence}.put(v)
+		return v
+	}
+	l := NewStreamsLedger(7, 2, 2, 2)
+	for s := range uint64(5) {
+		l.Ack(1, 12345, s)
+	}
+	v := NewVerifier(l)
+	for _, at := range []struct {
+		partition int32
+		sequence  uint64
+	}{{1, 1}, {1, 4}, {0, 0}, {0, 2}, {0, 3}} {
+		v.VisitTopic(1, at.partition, value(1, at.sequence))
+	}
+	if got := v.Finish(); got.State != "passed" || got.Read != 5 {
+		t.Errorf("%+v", got)
+	}
+	v = NewVerifier(l)
+	v.VisitTopic(1, 1, value(1, 4))
+	v.VisitTopic(1, 1, value(1, 1)) // after a later one
+	v.VisitTopic(1, 0, value(1, 4)) // again, in another partition
+	v.VisitTopic(0, 0, value(1, 2)) // in another topic
+	v.VisitTopic(1, 0, value(1, 3)) // after that 4
+	if got := v.Finish(); got.Reordered != 2 || got.Duplicate != 1 || got.Foreign != 1 || got.Lost != 2 || !strings.Contains(got.Examples[len(got.Examples)-1], "topic 1: producer 1 sequence 2") {
+		t.Errorf("%+v", got)
+	}
+}

@@ -124,6 +124,10 @@ func (v *Verifier) VisitTopic(topic int, partition int32, value []byte) {
 		return
 	case !v.ledger.belongs(h, topic, partition):
 		v.found.Foreign++
+		if v.ledger.topics > 0 {
+			v.found.example("topic %d, partition %d: a record of run %08x, producer %d", topic, partition, h.run, h.producer)
+			return
+		}
 		v.found.example("partition %d: a record of run %08x, producer %d, partition %d", partition, h.run, h.producer, h.partition)
 		return
 	}

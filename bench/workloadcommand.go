@@ -210,7 +210,7 @@ func (c *workloads) one(ctx context.Context, file *omb.Workload, rows []Row, con
 		}
 		for _, r := range runs {
 			if r.Verify.State == "FAILED" && err == nil {
-				err = fmt.Errorf("row %s at %d records/s: not all that was acknowledged was read back", r.Row, r.Workload.Rate)
+				err = fmt.Errorf("row %s: not all that was acknowledged was read back", r.Row)
 			}
 		}
 	}

@@ -77,6 +77,9 @@ func TestBenchCurve(t *testing.T) {
 	if len(f.Curves) != 1 || len(f.Curves[0].Points) == 0 || f.Search.From != 200 {
 		t.Fatalf("%+v", f.Curves)
 	}
+	if r := f.Runs[0]; r.Row != "millrace at 200/s" {
+		t.Errorf("the first run is of row %q", r.Row)
+	}
 	c := f.Curves[0]
 	if p := c.Points[len(c.Points)-1]; p.Offered != 200 || p.Sustained != (c.Sustained == 200) || (code == 0) != (c.Sustained > 0) {
 		t.Errorf("exit code %d, %+v", code, c)
