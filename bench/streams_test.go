@@ -325,10 +325,10 @@ func TestWorkloadResults(t *testing.T) {
 	for i := range names {
 		names[i] = filepath.Base(names[i])
 	}
-	if want := []string{"load-Kafka-sync-1-2.json", "load-Kafka-sync-1.json", "load.millrace.json"}; !slices.Equal(names, want) {
+	if want := []string{"load-Kafka-sync-1-2.omb.json", "load-Kafka-sync-1.omb.json", "load.json"}; !slices.Equal(names, want) {
 		t.Fatalf("%q, want %q", names, want)
 	}
-	b, err := os.ReadFile(filepath.Join(c.out, "load-Kafka-sync-1.json"))
+	b, err := os.ReadFile(filepath.Join(c.out, "load-Kafka-sync-1.omb.json"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -344,7 +344,7 @@ func TestWorkloadResults(t *testing.T) {
 	if got.Workload != "a load" || got.Driver != "Kafka sync/1" || got.Topics != 2 || got.ProducersPerTopic != 2 || len(got.PublishRate) != len(r.streams.periods) || len(got.Backlog) != len(got.ConsumeRate) {
 		t.Errorf("%+v", got)
 	}
-	if f, err := ReadFile(filepath.Join(c.out, "load.millrace.json")); err != nil || f.Runs[0].Consumed == nil || f.Runs[0].Workload.Streams.Topics != 2 {
+	if f, err := ReadFile(filepath.Join(c.out, "load.json")); err != nil || f.Runs[0].Consumed == nil || f.Runs[0].Workload.Streams.Topics != 2 {
 		t.Errorf("%v, %+v", err, f.Runs)
 	}
 }

@@ -285,7 +285,7 @@ func (c *workloads) write(file *omb.Workload, f File) error {
 	if c.out == "" || len(f.Runs) == 0 {
 		return nil
 	}
-	failed := f.Write(filepath.Join(c.out, file.Base()+".millrace.json"))
+	failed := f.Write(filepath.Join(c.out, file.Base()+".json"))
 	count := map[string]int{}
 	for _, r := range f.Runs {
 		driver := c.driver.Name
@@ -301,7 +301,7 @@ func (c *workloads) write(file *omb.Workload, f File) error {
 		}
 		b, err := json.MarshalIndent(testResult(file, driver, r), "", "  ")
 		if err == nil {
-			err = replace(filepath.Join(c.out, name+".json"), append(b, '\n'))
+			err = replace(filepath.Join(c.out, name+".omb.json"), append(b, '\n'))
 		}
 		failed = errors.Join(failed, err)
 	}

@@ -35,7 +35,7 @@ func TestBenchWorkload(t *testing.T) {
 	if want := "max.poll.records=10: franz-go has no equal"; !strings.Contains(stderr.String(), want) {
 		t.Errorf("no %q in\n%s", want, &stderr)
 	}
-	f, err := bench.ReadFile(filepath.Join(out, "two.millrace.json"))
+	f, err := bench.ReadFile(filepath.Join(out, "two.json"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -46,7 +46,7 @@ func TestBenchWorkload(t *testing.T) {
 	if b := r.Backlog; b == nil || !b.Drained || b.Records*1000 < b.Asked {
 		t.Errorf("backlog %+v", b)
 	}
-	b, err := os.ReadFile(filepath.Join(out, "two-D.json"))
+	b, err := os.ReadFile(filepath.Join(out, "two-D.omb.json"))
 	if err != nil {
 		t.Fatal(err)
 	}
