@@ -16,6 +16,7 @@ require (
 require (
 	github.com/hanwen/go-fuse/v2 v2.12.1
 	github.com/nats-io/nats.go v1.55.0
+	go.yaml.in/yaml/v4 v4.0.0
 	gonum.org/v1/plot v0.17.0
 )
 

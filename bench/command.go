@@ -25,12 +25,16 @@ const (
 	exitUsage  = 2
 )
 
-const usage = `usage: millrace bench produce|consume|powerloss|disk|trace|report|compare [flags]
+const usage = `usage: millrace bench produce|curve|workload|consume|powerloss|disk|trace|report|compare [flags]
 
   produce   send records at a fixed rate (or as fast as they are acknowledged) and
             measure from the time each should have been sent; then read all back
   produce --compare write,file,journal,interval,os --peer kafka
             the same, once per flush policy and peer, interleaved, with medians
+  curve     the same at one rate after another: latency against offered load, and the largest
+            rate that is sustained
+  workload  make the runs that workload files of the OpenMessaging Benchmark ask for, with
+            their producers and consumers; results in its shape and in ours
   consume   measure how long records take from a producer to a consumer at the end of the log,
             alone and beside a consumer that catches up on some GiB that are not in memory
   powerloss cut the power of a broker under load, at random points, on a file system that
@@ -75,7 +79,7 @@ func Main(args []string, simulate Simulator, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stdout, n)
 		return exitOK
 	}
-	if len(args) == 0 || args[0] != "produce" && args[0] != "consume" && args[0] != "disk" && args[0] != "trace" {
+	if len(args) == 0 || !slices.Contains([]string{"produce", "curve", "workload", "consume", "disk", "trace"}, args[0]) {
 		fmt.Fprint(stderr, usage)
 		if len(args) > 0 && (args[0] == "-h" || args[0] == "--help" || args[0] == "help") {
 			return exitOK
@@ -124,6 +128,22 @@ func parseCommand(args []string, stdout, stderr io.Writer) (func(context.Context
 		c.args, c.stdout = args, stdout
 		return c.measure, nil
 	}
+	if args[0] == "curve" {
+		c, err := parseCurve(args[1:], stderr)
+		if err != nil {
+			return nil, err
+		}
+		c.args, c.stdout, c.stderr = args, stdout, stderr
+		return c.measure, nil
+	}
+	if args[0] == "workload" {
+		c, err := parseWorkloads(args[1:], stderr)
+		if err != nil {
+			return nil, err
+		}
+		c.args, c.stdout, c.stderr = args, stdout, stderr
+		return c.measure, nil
+	}
 	p, err := parseProduce(args[1:], stderr)
 	if err != nil {
 		return nil, err
@@ -159,6 +179,11 @@ type produce struct {
 	rule       RepeatRule
 	update     string
 	section    string
+
+	asked struct { // as the flags have it; resolve reads it
+		compare, partitions string
+		managed             list
+	}
 }
 
 // list is a flag that may be given several times.
@@ -180,43 +205,22 @@ func (p pairs) Set(s string) error {
 	return nil
 }
 
+func newProduce() *produce {
+	return &produce{workload: Workload{TopicConfig: map[string]string{}, Warmup: 5 * time.Second, Duration: 20 * time.Second},
+		rule: RepeatRule{Runs: 5, StealMax: StealMax}}
+}
+
 func parseProduce(args []string, stderr io.Writer) (*produce, error) {
-	p := &produce{workload: Workload{TopicConfig: map[string]string{}}, rule: RepeatRule{StealMax: StealMax}}
+	p := newProduce()
 	w := &p.workload
 	f := flag.NewFlagSet("millrace bench produce", flag.ContinueOnError)
 	f.SetOutput(stderr)
-	f.StringVar(&p.bootstrap, "bootstrap-server", "", "measure the broker at `host:port[,host:port]`")
-	f.BoolVar(&p.serve, "serve", false, "start millrace serve for each run, on an empty directory (default without --bootstrap-server)")
-	f.StringVar(&p.dir, "dir", "", "with --serve or --peer: `directory` in which data directories are made (default: the system's temporary one)")
-	f.StringVar(&p.dataDir, "data-dir", "", "with --bootstrap-server: the broker's log `directory` on this machine, for the disk's counters (default: ask the broker)")
-	f.Var(&p.overrides, "override", "with --serve: broker setting `key=value`; repeatable")
-	f.StringVar(&p.confine, "confine", "auto", "keep the broker to one CPU and the generator to the others: `on, off` or auto (on when comparing or serving)")
+	p.targetFlags(f)
+	p.loadFlags(f)
 	f.Int64Var(&w.Rate, "rate", 1000, "intended `records/s`; 0 saturates: closed loop, bounded by --in-flight")
-	partitions := f.String("partitions", "1", "partitions of the topic; when comparing several `counts`, as 1,16,64: the whole comparison with each")
-	f.IntVar(&w.Replication, "replication-factor", -1, "replicas of each partition; -1: the broker's default")
-	f.IntVar(&w.Size, "size", 1024, "`bytes` of each record's value")
-	f.IntVar(&w.Batch, "batch", 1, "`records` handed over together, as one batch of one partition")
-	f.StringVar(&w.Acks, "acks", "all", "all, 1 or 0")
-	f.BoolVar(&w.Idempotent, "idempotent", true, "idempotent producer; only with acks all")
-	f.IntVar(&w.Producers, "producers", 1, "clients, each with connections of its own")
 	f.IntVar(&w.InFlight, "in-flight", 0, "with --rate 0: `records` in flight over all producers (default: 10 batches per partition, at least 1000, at most 64 MiB)")
-	f.StringVar(&w.Compression, "compression", "none", "none, gzip, snappy, lz4 or zstd, by the client")
-	f.Float64Var(&w.RandomBytes, "random-bytes", 1, "`ratio` of each value that is random, so does not compress")
-	f.DurationVar(&w.Warmup, "warmup", 5*time.Second, "sent and verified, not in any figure")
-	f.DurationVar(&w.Duration, "duration", 20*time.Second, "measured time")
-	f.DurationVar(&w.DrainTimeout, "drain-timeout", 30*time.Second, "how long to wait for acknowledgements after the last send")
-	f.Var(pairs(w.TopicConfig), "topic-config", "topic setting `key=value`; repeatable")
-	f.BoolVar(&p.options.Verify, "verify", true, "read back every acknowledged record, up to --verify-max")
-	f.Int64Var(&p.verifyMax, "verify-max", 8192, "`MiB` sent above which nothing is read back (the result says so)")
-	f.BoolVar(&p.options.Keep, "keep", false, "leave the topic behind")
 	f.StringVar(&p.out, "out", "", "write raw histograms, settings and machine facts to `FILE.json`")
 	f.StringVar(&p.page, "report", "", "write a page with charts to `FILE.html`")
-	compare := f.String("compare", "", "`rows` of our own broker, each a flush policy, as write,file,journal,interval,os; with --serve and other settings too: [NAME=]journal+ring.backend=posix")
-	var managed list
-	f.Var(&managed, "peer", "a peer that is installed, started and stopped here as a row, with or without --compare: `[NAME=]kafka[+topic.setting=value]` or [NAME=]nats[+sync_interval=always]; repeatable")
-	f.Var(&p.peers, "peer-bootstrap", "another broker as a row, with or without --compare: `NAME=HOST:PORT[,HOST:PORT][+topic.setting=value]`; repeatable")
-	f.IntVar(&p.rule.Runs, "runs", 5, "when comparing: runs of each row")
-	f.IntVar(&p.rule.RepeatsMax, "repeats", 2, fmt.Sprintf("when comparing: how often a run with more than %.0f %% CPU steal is made again", StealMax))
 	f.StringVar(&p.update, "update", "", "when comparing: rewrite the table in this Markdown `FILE`")
 	f.StringVar(&p.section, "section", "produce", "with --update: `name` of the table's section")
 	if err := f.Parse(args); err != nil {
@@ -225,28 +229,76 @@ func parseProduce(args []string, stderr io.Writer) (*produce, error) {
 	if f.NArg() > 0 {
 		return nil, fmt.Errorf("unexpected argument %q", f.Arg(0))
 	}
+	if err := p.resolve(); err != nil {
+		return nil, err
+	}
+	return p, p.check()
+}
+
+// targetFlags are those that say what is measured, and how often.
+func (p *produce) targetFlags(f *flag.FlagSet) {
+	w := &p.workload
+	f.StringVar(&p.bootstrap, "bootstrap-server", "", "measure the broker at `host:port[,host:port]`")
+	f.BoolVar(&p.serve, "serve", false, "start millrace serve for each run, on an empty directory (default without --bootstrap-server)")
+	f.StringVar(&p.dir, "dir", "", "with --serve or --peer: `directory` in which data directories are made (default: the system's temporary one)")
+	f.StringVar(&p.dataDir, "data-dir", "", "with --bootstrap-server: the broker's log `directory` on this machine, for the disk's counters (default: ask the broker)")
+	f.Var(&p.overrides, "override", "with --serve: broker setting `key=value`; repeatable")
+	f.StringVar(&p.confine, "confine", "auto", "keep the broker to one CPU and the generator to the others: `on, off` or auto (on when comparing or serving)")
+	f.IntVar(&w.Replication, "replication-factor", -1, "replicas of each partition; -1: the broker's default")
+	f.DurationVar(&w.DrainTimeout, "drain-timeout", 30*time.Second, "how long to wait for acknowledgements after the last send")
+	f.Var(pairs(w.TopicConfig), "topic-config", "topic setting `key=value`; repeatable")
+	f.BoolVar(&p.options.Verify, "verify", true, "read back every acknowledged record, up to --verify-max")
+	f.Int64Var(&p.verifyMax, "verify-max", 8192, "`MiB` sent above which nothing is read back (the result says so)")
+	f.BoolVar(&p.options.Keep, "keep", false, "leave the topic behind")
+	f.StringVar(&p.asked.compare, "compare", "", "`rows` of our own broker, each a flush policy, as write,file,journal,interval,os; with --serve and other settings too: [NAME=]journal+ring.backend=posix")
+	f.Var(&p.asked.managed, "peer", "a peer that is installed, started and stopped here as a row, with or without --compare: `[NAME=]kafka[+topic.setting=value]` or [NAME=]nats[+sync_interval=always]; repeatable")
+	f.Var(&p.peers, "peer-bootstrap", "another broker as a row, with or without --compare: `NAME=HOST:PORT[,HOST:PORT][+topic.setting=value]`; repeatable")
+	f.IntVar(&p.rule.Runs, "runs", p.rule.Runs, "when comparing: runs of each row")
+	f.IntVar(&p.rule.RepeatsMax, "repeats", 2, fmt.Sprintf("when comparing: how often a run with more than %.0f %% CPU steal is made again", StealMax))
+}
+
+// loadFlags are those that say what a record and a run are.
+func (p *produce) loadFlags(f *flag.FlagSet) {
+	w := &p.workload
+	f.StringVar(&p.asked.partitions, "partitions", "1", "partitions of the topic; when comparing several `counts`, as 1,16,64: the whole comparison with each")
+	f.IntVar(&w.Size, "size", 1024, "`bytes` of each record's value")
+	f.IntVar(&w.Batch, "batch", 1, "`records` handed over together, as one batch of one partition")
+	f.StringVar(&w.Acks, "acks", "all", "all, 1 or 0")
+	f.BoolVar(&w.Idempotent, "idempotent", true, "idempotent producer; only with acks all")
+	f.IntVar(&w.Producers, "producers", 1, "clients, each with connections of its own")
+	f.StringVar(&w.Compression, "compression", "none", "none, gzip, snappy, lz4 or zstd, by the client")
+	f.Float64Var(&w.RandomBytes, "random-bytes", 1, "`ratio` of each value that is random, so does not compress")
+	f.DurationVar(&w.Warmup, "warmup", w.Warmup, "sent and verified, not in any figure")
+	f.DurationVar(&w.Duration, "duration", w.Duration, "measured time")
+}
+
+// resolve reads what the flags hold as text.
+func (p *produce) resolve() error {
 	p.options.VerifyMax = p.verifyMax << 20
-	if *compare != "" {
-		for _, s := range strings.Split(*compare, ",") {
+	if p.asked.compare != "" {
+		for _, s := range strings.Split(p.asked.compare, ",") {
 			row, err := parseOwn(s)
 			if err != nil {
-				return nil, fmt.Errorf("--compare: %w", err)
+				return fmt.Errorf("--compare: %w", err)
 			}
 			p.ours = append(p.ours, row)
 		}
 	}
-	for _, s := range managed {
+	for _, s := range p.asked.managed {
 		spec, err := peer.Parse(s)
 		if err != nil {
-			return nil, fmt.Errorf("--peer: %w", err)
+			return fmt.Errorf("--peer: %w", err)
 		}
 		p.managed = append(p.managed, spec)
 	}
-	var err error
-	if p.partitions, err = counts(*partitions); err != nil {
-		return nil, fmt.Errorf("--partitions: %w", err)
+	if p.asked.partitions == "" { // there is no such flag
+		return nil
 	}
-	return p, p.check()
+	var err error
+	if p.partitions, err = counts(p.asked.partitions); err != nil {
+		return fmt.Errorf("--partitions: %w", err)
+	}
+	return nil
 }
 
 // counts reads numbers with commas between them, each at most once.
@@ -267,7 +319,8 @@ func counts(s string) (all []int, err error) {
 // comparing reports whether there are rows: policies, peers or both.
 func (p *produce) comparing() bool { return len(p.ours)+len(p.managed)+len(p.peers) > 0 }
 
-func (p *produce) check() error {
+// checkTargets sees that what is measured can be.
+func (p *produce) checkTargets() error {
 	if p.bootstrap == "" {
 		p.serve = true
 	}
@@ -283,6 +336,41 @@ func (p *produce) check() error {
 	case p.confine != "auto" && p.confine != "on" && p.confine != "off":
 		return fmt.Errorf("--confine %q is not on, off or auto", p.confine)
 	}
+	return p.checkNames()
+}
+
+func (p *produce) check() error {
+	if err := p.checkTargets(); err != nil {
+		return err
+	}
+	for _, n := range p.partitions {
+		w := p.of(n)
+		if err := w.Validate(); err != nil {
+			return err
+		}
+		if err := p.takes(w); err != nil {
+			return err
+		}
+	}
+	p.workload = p.of(p.partitions[0])
+	return nil
+}
+
+// takes says what of a workload a managed peer has no equivalent for.
+func (p *produce) takes(w Workload) error {
+	for _, spec := range p.managed {
+		if spec.Kind.Protocol != peer.NATS {
+			continue
+		}
+		if err := natsTakes(w); err != nil {
+			return fmt.Errorf("--peer %s: %w", spec.Label, err)
+		}
+	}
+	return nil
+}
+
+// checkNames sees that every row has a name of its own.
+func (p *produce) checkNames() error {
 	var names []string
 	for _, row := range p.ours {
 		if len(row.overrides) > 0 && !p.serve {
@@ -306,21 +394,6 @@ func (p *produce) check() error {
 			return fmt.Errorf("two rows are called %q: give one another name, as NAME=...", names[i])
 		}
 	}
-	for _, n := range p.partitions {
-		w := p.of(n)
-		if err := w.Validate(); err != nil {
-			return err
-		}
-		for _, spec := range p.managed {
-			if spec.Kind.Protocol != peer.NATS {
-				continue
-			}
-			if err := natsTakes(w); err != nil {
-				return fmt.Errorf("--peer %s: %w", spec.Label, err)
-			}
-		}
-	}
-	p.workload = p.of(p.partitions[0])
 	return nil
 }
 
@@ -429,15 +502,11 @@ func (p *produce) machine(dir string) Machine {
 func (p *produce) single(ctx context.Context) (int, error) {
 	p.progress()
 	c := p.confinement()
-	name := "broker"
-	if p.serve {
-		name = "millrace"
-	}
-	t, err := p.target(name, c)
+	rows, err := p.allRows(ctx, c)
 	if err != nil {
 		return exitFailed, err
 	}
-	_, runs, err := Compare(ctx, []Row{{Name: name, Target: t}}, p.workload, RepeatRule{Runs: 1}, c, p.options,
+	_, runs, err := Compare(ctx, rows, p.workload, RepeatRule{Runs: 1}, c, p.options,
 		func(_ string, _, _ int, r *Result) { PrintResult(p.stdout, r) })
 	file := p.file(runs)
 	file.Partial = err != nil

@@ -11,7 +11,8 @@
 //     the broker itself reports.
 //
 // [Run] makes one run, [Compare] interleaves runs over several rows and takes
-// medians. The rules that both hold to:
+// medians, [Search] looks for the largest rate that is sustained. [Streams] is what a workload with
+// several topics and consumers asks besides; package omb reads it from files of the OpenMessaging Benchmark. The rules that both hold to:
 //
 //   - Open loop: every send has an intended time on a fixed schedule, and
 //     latency runs from that time, so a stall costs what waiting users would

@@ -43,6 +43,7 @@ type Kafka struct {
 	DataDir string // its log directory on this machine; "" asks the broker
 
 	ProducerOptions []kgo.Opt // further ones, of every producing client
+	ConsumerOptions []kgo.Opt // further ones, of every client that Subscribe makes
 
 	info  TargetInfo
 	seeds *kgo.Client
@@ -192,6 +193,7 @@ type franz struct {
 	client   *kgo.Client
 	done     Done
 	together bool // several records are handed over at once and must leave as one batch
+	keys     keys
 	records  sync.Pool
 
 	batches, sent, bytes atomic.Int64
@@ -206,7 +208,7 @@ var over = func() context.Context {
 
 // NewClient implements Target.
 func (k *Kafka) NewClient(topic string, w Workload, done Done) (Client, error) {
-	f := &franz{done: done, together: w.Batch > 1 && w.Rate > 0}
+	f := &franz{done: done, together: w.Batch > 1 && w.Rate > 0, keys: newKeys(w.Streams)}
 	f.records.New = func() any { return new(kgo.Record) }
 	opts := []kgo.Opt{
 		kgo.SeedBrokers(strings.Split(k.Address, ",")...),
@@ -236,6 +238,9 @@ func (k *Kafka) NewClient(topic string, w Workload, done Done) (Client, error) {
 		linger = time.Minute // the longest it takes
 	}
 	opts = append(opts, kgo.ProducerLinger(linger))
+	if w.Streams.on() {
+		opts = append(opts, kgo.RecordPartitioner(kgo.UniformBytesPartitioner(javaBatchSize, true, true, nil)))
+	}
 	opts = append(opts, k.ProducerOptions...)
 	var err error
 	if f.client, err = kgo.NewClient(opts...); err != nil {
@@ -244,11 +249,11 @@ func (k *Kafka) NewClient(topic string, w Workload, done Done) (Client, error) {
 	return f, nil
 }
 
-// Send implements Client.
+// Send implements Client. With Streams the partition is not looked at.
 func (f *franz) Send(partition int32, values [][]byte) {
 	for _, value := range values {
 		r := f.records.Get().(*kgo.Record)
-		*r = kgo.Record{Partition: partition, Value: value}
+		*r = kgo.Record{Partition: partition, Key: f.keys.choose(), Value: value}
 		f.client.Produce(context.Background(), r, f.finish)
 	}
 	if f.together {

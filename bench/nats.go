@@ -42,6 +42,8 @@ func natsTakes(w Workload) error {
 		return errors.New("NATS JetStream: with acks 0 there is nothing to measure: a publish without an acknowledgement is not JetStream's")
 	case w.Compression != "none":
 		return fmt.Errorf("NATS JetStream: its client does not compress (compression %s)", w.Compression)
+	case w.Streams.on():
+		return errors.New("NATS JetStream: workloads of several topics with consumers are for the Kafka protocol")
 	case w.Replication > 1:
 		return fmt.Errorf("NATS JetStream: there is one server, and %d replicas are asked for", w.Replication)
 	}

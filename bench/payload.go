@@ -15,7 +15,7 @@ import (
 //	0  crc32c of all that follows
 //	4  run: which run wrote it
 //	8  producer
-//	12 partition
+//	12 partition; of a run with Streams how late it was sent, microseconds
 //	16 sequence, from 0 per producer and partition
 //	24 intended send time, nanoseconds from the start
 const headerBytes = 32

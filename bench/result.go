@@ -41,6 +41,9 @@ type Result struct {
 	Batches          ClientStats `json:"batches"`     // warm-up included
 	Intervals        []Interval  `json:"intervals"`
 
+	Consumed *Consumption `json:"consumed,omitempty"` // where there are consumers
+	Backlog  *Backlog     `json:"backlog,omitempty"`
+
 	Use    Use          `json:"use"`
 	Trace  *Trace       `json:"trace,omitempty"` // of a Millrace that the harness started
 	Verify Verification `json:"verification"`
@@ -49,6 +52,8 @@ type Result struct {
 	Disturbed bool `json:"disturbed"`          // steal was over StealMax
 	Left      bool `json:"leftOut,omitempty"`  // in a comparison: not in the medians
 	Partial   bool `json:"cutShort,omitempty"` // interrupted
+
+	streams *streamsResult // of a run with Streams
 }
 
 // Interval is one second of a run, by the time of the acknowledgement. The last also holds what was acknowledged after the end.
@@ -102,7 +107,7 @@ func (r *Result) judge() {
 	if r.Failed > 0 {
 		r.note("%d records failed and are in no latency: %s", r.Failed, r.Error)
 	}
-	if want := float64(r.Workload.Batch); r.Batches.Batches > 0 && (r.perBatch() < 0.9*want || r.perBatch() > 1.1*want) {
+	if want := float64(r.Workload.Batch); r.Batches.Batches > 0 && !r.Workload.Streams.on() && (r.perBatch() < 0.9*want || r.perBatch() > 1.1*want) {
 		r.note("batches left the client with %.1f records on average, not %d", r.perBatch(), r.Workload.Batch)
 	}
 	if p := r.Lag.P99; p != nil && r.Latency.P99 != nil && *p > *r.Latency.P99/2 {
@@ -140,6 +145,8 @@ type File struct {
 	Table   []Summary  `json:"table,omitempty"`
 	Runs    []*Result  `json:"runs"`
 	Rule    RepeatRule `json:"repeatRule,omitzero"`
+	Curves  []Curve    `json:"curves,omitempty"` // of bench curve, and of a workload whose rate was looked for
+	Search  Search     `json:"search,omitzero"`
 	Partial bool       `json:"cutShort,omitempty"` // ended before all runs were made
 }
 

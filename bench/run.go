@@ -51,8 +51,10 @@ type producer struct {
 	window   Interval                // counts since the last collect
 	failed   int64
 	hanging  int64
-	ended    int64 // records that are no longer with the client
-	err      error // the first
+	ended    int64     // records that are no longer with the client
+	all      int64     // acknowledged, warm-up included
+	fromSend *fromSend // with Streams
+	err      error     // the first
 	random   *rand.Rand
 }
 
@@ -64,7 +66,17 @@ type run struct {
 	ledger    *Ledger
 	producers []*producer
 	lag       *hdrhistogram.Histogram // owned by the pacer
+	finish    atomic.Int64            // when sending ends: nanoseconds from the start
 	gaveUp    atomic.Bool             // the clients are being closed
+
+	topics      []string
+	subscriber  Subscriber // the target, where there are consumers
+	groups      []string
+	consumers   []Subscription
+	arrivals    []*arrivals
+	periods     []period
+	periodFrom  time.Duration
+	behindAtEnd int64
 }
 
 // Run measures w on t, which has been started. An interrupted run (ctx) gives
@@ -80,14 +92,23 @@ func Run(ctx context.Context, t Target, w Workload, o Options) (*Result, error) 
 		Topic: fmt.Sprintf("millrace-bench-%08x", number),
 	}
 	res.Notes = slices.Clone(res.Target.Notes)
-	o.phase("creating topic %s with %s", res.Topic, partitionsOf(w.Partitions))
-	if err := t.Create(ctx, res.Topic, w); err != nil {
-		return nil, err
+	if n := res.Target.Brokers; n > 0 && w.Replication > n {
+		return nil, fmt.Errorf("%s: %d replicas are asked for, and brokers there are %d: --replication-factor %d (and --topic-config min.insync.replicas=%d)",
+			res.Target.Name, w.Replication, n, n, n)
 	}
-	if !o.Keep {
+	topics := w.Streams.topicNames(res.Topic)
+	res.Topic = topics[0]
+	o.phase("creating topic %s with %s", res.Topic, partitionsOf(w.Partitions))
+	for _, topic := range topics {
+		if err := t.Create(ctx, topic, w); err != nil {
+			return nil, err
+		}
+		if o.Keep {
+			continue
+		}
 		defer func() {
 			// Also after an interrupt. A topic that stays is untidy, not wrong.
-			if err := t.Remove(context.WithoutCancel(ctx), res.Topic); err != nil {
+			if err := t.Remove(context.WithoutCancel(ctx), topic); err != nil {
 				res.note("the topic is left behind: %v", err)
 			}
 		}()
@@ -98,24 +119,41 @@ func Run(ctx context.Context, t Target, w Workload, o Options) (*Result, error) 
 	}
 	res.Settings, res.Class = settings, classOf(settings)
 
-	r := &run{w: w, number: number, ledger: NewLedger(number, w.Producers, w.Partitions), lag: newHistogram()}
-	if err := r.connect(t, res.Topic); err != nil {
+	r := &run{w: w, number: number, topics: topics, ledger: NewLedger(number, w.Producers, w.Partitions), lag: newHistogram()}
+	if w.Streams.on() {
+		r.ledger = NewStreamsLedger(number, w.Producers, w.Partitions, w.Streams.Topics)
+	}
+	r.finish.Store(int64(w.Warmup + w.Duration))
+	if w.Streams.Backlog > 0 {
+		r.finish.Store(int64(always)) // it says when
+	}
+	if err := r.connect(t); err != nil {
 		return nil, err
 	}
 	defer r.close()
+	leave := func() {
+		if err := r.unsubscribe(context.WithoutCancel(ctx), !o.Keep); err != nil {
+			res.note("consumers' groups are left behind: %v", err)
+		}
+	}
+	defer leave()
+	if err := r.subscribe(ctx, t); err != nil {
+		return nil, err
+	}
 	if err := r.load(ctx, res, newMeter(t.Info()), o); err != nil {
 		return nil, err
 	}
-	if err := r.collect(res); err != nil {
+	if err := errors.Join(r.collect(res), r.collectStreams(res)); err != nil {
 		return nil, err
 	}
+	leave()
 	r.verify(ctx, t, res, o)
 	res.judge()
 	return res, nil
 }
 
 // connect makes the producers.
-func (r *run) connect(t Target, topic string) error {
+func (r *run) connect(t Target) error {
 	for id := range r.w.Producers {
 		p := &producer{
 			run: r, id: uint32(id), next: make([]uint64, r.w.Partitions), latency: newHistogram(), interval: newCoarseHistogram(),
@@ -124,10 +162,13 @@ func (r *run) connect(t Target, topic string) error {
 			// still spread.
 			cursor: id * r.w.Partitions / r.w.Producers,
 		}
+		if r.w.Streams.on() {
+			p.fromSend = newFromSend()
+		}
 		if r.w.Rate == 0 {
 			p.tokens = make(chan struct{}, max(1, r.w.InFlight/r.w.Producers/r.w.Batch))
 		}
-		client, err := t.NewClient(topic, r.w, p.done)
+		client, err := t.NewClient(r.topics[id%len(r.topics)], r.w, p.done)
 		if err != nil {
 			r.close()
 			return err
@@ -144,8 +185,8 @@ func (r *run) close() {
 	}
 }
 
-// end is when sending ends, from the start.
-func (r *run) end() time.Duration { return r.w.Warmup + r.w.Duration }
+// end is when sending ends, from the start. With a backlog that is not known before.
+func (r *run) end() time.Duration { return time.Duration(r.finish.Load()) }
 
 // load offers the load, waits for its acknowledgements and reads the counters
 // around the measured time.
@@ -157,6 +198,9 @@ func (r *run) load(ctx context.Context, res *Result, m meter, o Options) error {
 	sending, cancel := context.WithCancel(ctx)
 	defer cancel()
 	r.start = time.Now()
+	for _, a := range r.arrivals {
+		a.begin(r.start)
+	}
 
 	var wait sync.WaitGroup
 	var unsent int64
@@ -179,8 +223,19 @@ func (r *run) load(ctx context.Context, res *Result, m meter, o Options) error {
 		}
 	}
 	warm, measured := time.After(r.w.Warmup), time.After(r.end())
+	if r.w.Streams.Backlog > 0 {
+		done := make(chan time.Time, 1)
+		wait.Go(func() {
+			res.Backlog = r.backlog(sending, o)
+			r.finish.Store(int64(time.Since(r.start)))
+			done <- time.Now()
+		})
+		measured = done
+	}
 	each := time.NewTicker(time.Second)
 	defer each.Stop()
+	var period *time.Ticker
+	var periodEnds <-chan time.Time // with Streams, once warm
 	stop := ctx.Done()
 	var fromAt, toAt time.Duration
 	second := 0
@@ -189,6 +244,14 @@ func (r *run) load(ctx context.Context, res *Result, m meter, o Options) error {
 		case <-warm:
 			fromAt = time.Since(r.start)
 			read(&from)
+			if every := r.w.Streams.Every; every > 0 {
+				r.endPeriod() // the warm-up
+				period = time.NewTicker(every)
+				defer period.Stop()
+				periodEnds = period.C
+			}
+		case <-periodEnds:
+			r.periods = append(r.periods, r.endPeriod())
 		case <-measured:
 			toAt = time.Since(r.start)
 			read(&to)
@@ -209,6 +272,10 @@ func (r *run) load(ctx context.Context, res *Result, m meter, o Options) error {
 	if fromAt == 0 { // interrupted in the warm-up
 		from, fromAt = to, toAt
 	}
+	if periodEnds != nil && toAt-r.periodFrom > r.w.Streams.Every/10 { // else it is a leftover
+		r.periods = append(r.periods, r.endPeriod())
+	}
+	r.behindAtEnd = r.behind()
 	res.Use = m.between(from, to)
 	if from.trace != nil && to.trace != nil {
 		res.Trace = to.trace.since(from.trace)
@@ -227,6 +294,7 @@ func (r *run) load(ctx context.Context, res *Result, m meter, o Options) error {
 	for _, p := range r.producers {
 		_ = p.client.Drain(drain) // what it leaves is counted by done
 	}
+	r.arrive(drain)
 	// The end may come before the last tick, and acknowledgements after it.
 	if last := r.second(second + 1); last.Acked+last.Failed > 0 {
 		res.Intervals = append(res.Intervals, last)
@@ -281,19 +349,23 @@ func (r *run) pace(ctx context.Context) (unsent int64) {
 	defer runtime.UnlockOSThread()
 	// The default slack is 50 us, on every sleep.
 	_ = unix.Prctl(unix.PR_SET_TIMERSLACK, 1, 0, 0, 0)
-	schedule, end := Schedule{Rate: r.w.Rate, Batch: r.w.Batch}, r.end()
-	count := schedule.Count(end)
-	for i := int64(0); i < count; i++ {
+	schedule := Schedule{Rate: r.w.Rate, Batch: r.w.Batch}
+	for i := int64(0); schedule.At(i) < r.end(); i++ {
 		at := schedule.At(i)
 		now := time.Since(r.start)
-		for now < at && ctx.Err() == nil {
+		for now < at && ctx.Err() == nil && at < r.end() {
 			sleep(min(at-now, 50*time.Millisecond))
 			now = time.Since(r.start)
 		}
 		if ctx.Err() != nil {
 			return 0 // the run was ended: nobody was kept waiting
 		}
-		if now > end+lateMax {
+		end := r.end()
+		if at >= end { // which came meanwhile
+			break
+		}
+		if now-end > lateMax {
+			count := schedule.Count(end)
 			for j := i; j < count; j++ {
 				r.late(schedule.At(j), end)
 			}
@@ -353,6 +425,10 @@ func (p *producer) send(intended time.Duration) {
 	if p.cursor++; p.cursor == w.Partitions {
 		p.cursor = 0
 	}
+	row, mark := partition, uint32(partition)
+	if w.Streams.on() {
+		partition, row, mark = -1, 0, lateness(time.Since(p.run.start)-intended)
+	}
 	p.sending = p.sending[:0]
 	p.mu.Lock()
 	for range w.Batch {
@@ -366,11 +442,11 @@ func (p *producer) send(intended time.Duration) {
 	for i, value := range p.sending {
 		if value == nil {
 			value = make([]byte, w.Size)
-			fill(value, w.RandomBytes, p.random)
+			w.Streams.fill(value, w.RandomBytes, p.run.number, p.random)
 			p.sending[i] = value
 		}
-		header{run: p.run.number, producer: p.id, partition: uint32(partition), sequence: p.next[partition], intended: intended}.put(value)
-		p.next[partition]++
+		header{run: p.run.number, producer: p.id, partition: mark, sequence: p.next[row], intended: intended}.put(value)
+		p.next[row]++
 	}
 	p.client.Send(int32(partition), p.sending)
 }
@@ -390,12 +466,15 @@ func (p *producer) done(value []byte, err error) {
 	case err != nil:
 		p.failed++
 		p.window.Failed++
+		p.fromSend.refused()
 		if p.err == nil {
 			p.err = err
 		}
 	default:
 		r.ledger.Ack(p.id, h.partition, h.sequence)
 		p.window.Acked++
+		p.all++
+		p.fromSend.acknowledged(h, now, now >= r.w.Warmup)
 		record(p.interval, now-h.intended, 1)
 		if h.intended >= r.w.Warmup {
 			record(p.latency, now-h.intended, 1)
@@ -480,7 +559,10 @@ func (r *run) verify(ctx context.Context, t Target, res *Result, o Options) {
 	}
 	o.phase("reading back %d MiB", bytes>>20)
 	v := NewVerifier(r.ledger)
-	err := t.ReadBack(ctx, res.Topic, v.Visit)
+	var err error
+	for i, topic := range r.topics {
+		err = errors.Join(err, t.ReadBack(ctx, topic, func(partition int32, value []byte) { v.VisitTopic(i, partition, value) }))
+	}
 	if ctx.Err() != nil {
 		res.Partial, res.Verify.State = true, "skipped: interrupted"
 		return

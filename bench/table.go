@@ -90,6 +90,7 @@ func PrintResult(out io.Writer, r *Result) {
 	if w.Rate > 0 {
 		p("send lag    %s (how late the generator was; contained in the latency)", latencyLine(r.Lag))
 	}
+	r.printStreams(p)
 	p("cpu         steal %.2f %%, idle %.1f %%, client %.2f s, broker %s s, others %s s, of which the kernel's own threads %s s; broker resident %s MiB",
 		r.Use.Steal, r.Use.Idle, r.Use.ClientCPU, number(r.Use.BrokerCPU), number(r.Use.OthersCPU), number(r.Use.KernelCPU), mebibytes(r.brokerRSS()))
 	if r.Disturbed {

@@ -38,7 +38,8 @@ type Done func(value []byte, err error)
 // Client sends records to one topic of one target. One goroutine sends.
 type Client interface {
 	// Send hands over records of one partition, together. The values belong to
-	// the client until Done. It blocks while the client holds too much.
+	// the client until Done. It blocks while the client holds too much. A partition
+	// of -1 leaves the choice to the client; only runs with Streams do.
 	Send(partition int32, values [][]byte)
 	// Drain waits until every record has ended, or ctx.
 	Drain(ctx context.Context) error

@@ -32,6 +32,7 @@ type Workload struct {
 	Duration     time.Duration     `json:"durationNanos"`             // measured, after the warm-up
 	DrainTimeout time.Duration     `json:"drainTimeoutNanos"`         // how long to wait for acknowledgements after the last send
 	TopicConfig  map[string]string `json:"topicConfig,omitempty"`
+	Streams      Streams           `json:"streams,omitzero"`
 }
 
 // Validate says what is wrong with w, and fills what has a default that
@@ -63,6 +64,9 @@ func (w *Workload) Validate() error {
 	if _, ok := w.TopicConfig["max.message.bytes"]; !ok && w.batchBytes() > messageMaxDefault {
 		return fmt.Errorf("a batch of %d records of %d bytes is over the default max.message.bytes of %d; set --topic-config max.message.bytes=",
 			w.Batch, w.Size, messageMaxDefault)
+	}
+	if err := w.Streams.validate(w); err != nil {
+		return err
 	}
 	if w.Acks != "all" {
 		w.Idempotent = false

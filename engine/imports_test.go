@@ -25,8 +25,8 @@ var layers = [][]string{
 	{"engine/group"},
 	{"engine/api"},
 	{"engine"},
-	{"bench/forgetfs", "bench/process", "bench/natsfake", "engine/simclient"},
-	{"bench/peer", "bench/chart"},
+	{"bench/forgetfs", "bench/process", "bench/natsfake", "bench/kafkafake", "engine/simclient"},
+	{"bench/peer", "bench/chart", "bench/omb"},
 	{"bench", "engine/web", "engine/acceptance", "engine/simtest"},
 	{"bench/simpower"},
 	{"cmd/millrace"},
@@ -54,6 +54,7 @@ var linkers = map[string][]string{
 var only = map[string][]string{
 	"github.com/pawelgaczynski/giouring": {"ring/uring"},
 	"gonum.org/v1/plot":                  {"bench/chart"},
+	"go.yaml.in/yaml/v4":                 {"bench/omb"},
 	"net/http":                           {"engine/web", "bench", "cmd/millrace"},
 }
 
