@@ -55,7 +55,10 @@ func newGroup() *os.File {
 	parent := filepath.Join(at, own("self"))
 	stale, _ := filepath.Glob(filepath.Join(parent, groupPrefix+"*"))
 	for _, path := range stale { // of a bench that was killed; one with a process in it stays
-		_ = unix.Rmdir(path)
+		var pid, n int
+		if _, err := fmt.Sscanf(filepath.Base(path), groupPrefix+"%d-%d", &pid, &n); err == nil && unix.Kill(pid, 0) == unix.ESRCH {
+			_ = unix.Rmdir(path)
+		}
 	}
 	path := filepath.Join(parent, fmt.Sprintf("%s%d-%d", groupPrefix, os.Getpid(), groups.Add(1)))
 	if os.Mkdir(path, 0o755) != nil {

@@ -35,6 +35,22 @@ func TestGroup(t *testing.T) {
 	} else {
 		endGroup(probe)
 	}
+	if probe != nil { // one of another bench that runs is left alone, one of a bench that is gone is not
+		parent := filepath.Dir(probe.Name())
+		theirs, dead := filepath.Join(parent, groupPrefix+"1-1"), filepath.Join(parent, groupPrefix+"99999999-1")
+		for _, path := range []string{theirs, dead} {
+			if err := os.Mkdir(path, 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		endGroup(newGroup())
+		if err := os.Remove(theirs); err != nil {
+			t.Error(err)
+		}
+		if err := os.Remove(dead); !os.IsNotExist(err) {
+			t.Errorf("%s was left: %v", dead, err)
+		}
+	}
 	p := Process{Path: "/bin/sh", Args: []string{"-c", "(while :; do :; done) & echo there; wait"}}
 	if err := p.Start(); err != nil {
 		t.Fatal(err)
