@@ -25,12 +25,13 @@ const (
 	exitUsage  = 2
 )
 
-const usage = `usage: millrace bench produce|consume|powerloss|disk|trace|report|compare [flags]
+const usage = `usage: millrace bench produce|ceiling|consume|powerloss|disk|trace|report|compare [flags]
 
   produce   send records at a fixed rate (or as fast as they are acknowledged) and
             measure from the time each should have been sent; then read all back
   produce --compare write,file,journal,interval,os --peer kafka
             the same, once per flush policy and peer, interleaved, with medians
+  ceiling   measure the clients themselves, against a broker that acknowledges without writing
   consume   measure how long records take from a producer to a consumer at the end of the log,
             alone and beside a consumer that catches up on some GiB that are not in memory
   powerloss cut the power of a broker under load, at random points, on a file system that
@@ -52,6 +53,18 @@ Run one of them with -h for its flags.
 // Main is "millrace bench" with the arguments that follow it. It returns the
 // process's exit code. simulate makes what powerloss --ground sim runs on.
 func Main(args []string, simulate Simulator, stdout, stderr io.Writer) int {
+	return Program{Simulate: simulate}.Main(args, stdout, stderr)
+}
+
+// Program is what "millrace bench" is linked with. What needs one that is nil says so.
+type Program struct {
+	Simulate Simulator // powerloss --ground sim
+	Rings    *Rings    // the lean client, the null broker
+}
+
+// Main is the function Main of this program.
+func (p Program) Main(args []string, stdout, stderr io.Writer) int {
+	simulate, rings := p.Simulate, p.Rings
 	if len(args) > 0 {
 		switch args[0] {
 		case "powerloss":
@@ -71,7 +84,14 @@ func Main(args []string, simulate Simulator, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stdout, n)
 		return exitOK
 	}
-	if len(args) == 0 || args[0] != "produce" && args[0] != "consume" && args[0] != "disk" && args[0] != "trace" {
+	if len(args) > 0 && args[0] == nullName { // for a NullBroker: it starts itself
+		if err := mainNull(args[1:], rings); err != nil {
+			fmt.Fprintln(stderr, err)
+			return exitFailed
+		}
+		return exitOK
+	}
+	if len(args) == 0 || args[0] != "produce" && args[0] != "ceiling" && args[0] != "consume" && args[0] != "disk" && args[0] != "trace" {
 		fmt.Fprint(stderr, usage)
 		if len(args) > 0 && (args[0] == "-h" || args[0] == "--help" || args[0] == "help") {
 			return exitOK
@@ -80,7 +100,7 @@ func Main(args []string, simulate Simulator, stdout, stderr io.Writer) int {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	run, err := parseCommand(args, stdout, stderr)
+	run, err := parseCommand(args, rings, stdout, stderr)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
 		return exitOK
@@ -100,7 +120,7 @@ func Main(args []string, simulate Simulator, stdout, stderr io.Writer) int {
 }
 
 // parseCommand turns a command line into what it asks for.
-func parseCommand(args []string, stdout, stderr io.Writer) (func(context.Context) (int, error), error) {
+func parseCommand(args []string, rings *Rings, stdout, stderr io.Writer) (func(context.Context) (int, error), error) {
 	if args[0] == "trace" {
 		return func(ctx context.Context) (int, error) { return mainTrace(ctx, args[1:], stdout, stderr) }, nil
 	}
@@ -120,11 +140,19 @@ func parseCommand(args []string, stdout, stderr io.Writer) (func(context.Context
 		c.args, c.stdout = args, stdout
 		return c.measure, nil
 	}
+	if args[0] == "ceiling" {
+		c, err := parseCeiling(args[1:], stderr)
+		if err != nil {
+			return nil, err
+		}
+		c.args, c.stdout, c.stderr, c.rings = args, stdout, stderr, rings
+		return c.measure, nil
+	}
 	p, err := parseProduce(args[1:], stderr)
 	if err != nil {
 		return nil, err
 	}
-	p.args, p.stdout, p.stderr = args, stdout, stderr
+	p.args, p.stdout, p.stderr, p.rings = args, stdout, stderr, rings
 	if p.comparing() {
 		return p.compare, nil
 	}
@@ -135,7 +163,10 @@ func parseCommand(args []string, stdout, stderr io.Writer) (func(context.Context
 type produce struct {
 	args           []string
 	stdout, stderr io.Writer
+	rings          *Rings
 
+	clients   []string // more than one only when comparing
+	null      bool
 	bootstrap string
 	serve     bool
 	dir       string
@@ -187,6 +218,8 @@ func parseProduce(args []string, stderr io.Writer) (*produce, error) {
 	f.StringVar(&p.dataDir, "data-dir", "", "with --bootstrap-server: the broker's log `directory` on this machine, for the disk's counters (default: ask the broker)")
 	f.Var(&p.overrides, "override", "with --serve: broker setting `key=value`; repeatable")
 	f.StringVar(&p.confine, "confine", "auto", "keep the broker to one CPU and the generator to the others: `on, off` or auto (on when comparing or serving)")
+	clients := f.String("client", clientFranz, "who produces: franz (franz-go, what a user has) or lean (our own, so that the client is not what is measured); `franz,lean` compares them")
+	f.BoolVar(&p.null, "null", false, "measure against a broker that acknowledges without writing, or have one as a row: see bench ceiling")
 	f.Int64Var(&w.Rate, "rate", 1000, "intended `records/s`; 0 saturates: closed loop, bounded by --in-flight")
 	partitions := f.String("partitions", "1", "partitions of the topic; when comparing several `counts`, as 1,16,64: the whole comparison with each")
 	f.IntVar(&w.Replication, "replication-factor", -1, "replicas of each partition; -1: the broker's default")
@@ -238,6 +271,9 @@ func parseProduce(args []string, stderr io.Writer) (*produce, error) {
 		p.managed = append(p.managed, spec)
 	}
 	var err error
+	if p.clients, err = parseClients(*clients); err != nil {
+		return nil, err
+	}
 	if p.partitions, err = counts(*partitions); err != nil {
 		return nil, fmt.Errorf("--partitions: %w", err)
 	}
@@ -259,14 +295,18 @@ func counts(s string) (all []int, err error) {
 	return all, nil
 }
 
-// comparing reports whether there are rows: policies, peers or both.
-func (p *produce) comparing() bool { return len(p.policies)+len(p.managed)+len(p.peers) > 0 }
+// comparing reports whether there are rows: policies, peers, or several clients.
+func (p *produce) comparing() bool {
+	return len(p.policies)+len(p.managed)+len(p.peers) > 0 || len(p.clients) > 1
+}
 
 func (p *produce) check() error {
 	if p.bootstrap == "" {
 		p.serve = true
 	}
 	switch {
+	case p.null && p.bootstrap != "" && !p.comparing():
+		return errors.New("--null and --bootstrap-server exclude each other")
 	case p.serve && p.bootstrap != "":
 		return errors.New("--serve and --bootstrap-server exclude each other")
 	case !p.comparing() && p.update != "":
@@ -334,11 +374,16 @@ func (p *produce) confinement() Confinement {
 	return c
 }
 
-// target makes the target to measure; policy is "" or a flush policy that a
+// target makes the target to measure, with franz-go or the client named; policy is "" or a flush policy that a
 // broker of our own runs with.
-func (p *produce) target(name, policy string, c Confinement) (Target, error) {
+func (p *produce) target(name, policy string, c Confinement, client ...string) (Target, error) {
+	kafka := Kafka{Name: name, Rings: p.rings}
+	if len(client) > 0 {
+		kafka.Client = client[0]
+	}
 	if !p.serve {
-		return &Kafka{Name: name, Address: p.bootstrap, DataDir: p.dataDir}, nil
+		kafka.Address, kafka.DataDir = p.bootstrap, p.dataDir
+		return &kafka, nil
 	}
 	binary, err := os.Executable()
 	if err != nil {
@@ -348,7 +393,7 @@ func (p *produce) target(name, policy string, c Confinement) (Target, error) {
 	if policy != "" {
 		overrides = append(overrides[:len(overrides):len(overrides)], "flush.policy="+policy)
 	}
-	return &Serve{Kafka: Kafka{Name: name}, Binary: binary, Parent: p.dir, Overrides: overrides, CPUs: c.Broker}, nil
+	return &Serve{Kafka: kafka, Binary: binary, Parent: p.dir, Overrides: overrides, CPUs: c.Broker}, nil
 }
 
 // progress shows phases and, on a terminal, a line a second.
@@ -403,7 +448,11 @@ func (p *produce) single(ctx context.Context) (int, error) {
 	if p.serve {
 		name = "millrace"
 	}
-	t, err := p.target(name, "", c)
+	t, err := p.target(name, "", c, p.clients[0])
+	if p.null {
+		name = nullName
+		t, err = p.nullTarget(name, p.clients[0], c)
+	}
 	if err != nil {
 		return exitFailed, err
 	}

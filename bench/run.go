@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
+	"github.com/millrace/millrace/bench/nullbroker"
 	"golang.org/x/sys/unix"
 )
 
@@ -63,8 +64,10 @@ type run struct {
 	start     time.Time
 	ledger    *Ledger
 	producers []*producer
-	lag       *hdrhistogram.Histogram // owned by the pacer
-	gaveUp    atomic.Bool             // the clients are being closed
+	lagMu     sync.Mutex
+	lag       *hdrhistogram.Histogram
+	waits     *waitTimes
+	gaveUp    atomic.Bool // the clients are being closed
 }
 
 // Run measures w on t, which has been started. An interrupted run (ctx) gives
@@ -98,7 +101,7 @@ func Run(ctx context.Context, t Target, w Workload, o Options) (*Result, error) 
 	}
 	res.Settings, res.Class = settings, classOf(settings)
 
-	r := &run{w: w, number: number, ledger: NewLedger(number, w.Producers, w.Partitions), lag: newHistogram()}
+	r := &run{w: w, number: number, ledger: NewLedger(number, w.Producers, w.Partitions), lag: newHistogram(), waits: newWaitTimes()}
 	if err := r.connect(t, res.Topic); err != nil {
 		return nil, err
 	}
@@ -133,6 +136,9 @@ func (r *run) connect(t Target, topic string) error {
 			return err
 		}
 		p.client = client
+		if w, ok := client.(Waiting); ok {
+			w.Watch(p.waited)
+		}
 		r.producers = append(r.producers, p)
 	}
 	return nil
@@ -159,12 +165,17 @@ func (r *run) load(ctx context.Context, res *Result, m meter, o Options) error {
 	r.start = time.Now()
 
 	var wait sync.WaitGroup
-	var unsent int64
-	if r.w.Rate > 0 {
-		wait.Go(func() { unsent = r.pace(sending) })
+	var unsent atomic.Int64
+	_, driven := r.producers[0].client.(Driven)
+	if r.w.Rate > 0 && !driven {
+		wait.Go(func() { unsent.Add(r.pace(sending)) })
 	} else {
 		for _, p := range r.producers {
-			wait.Go(func() { p.saturate(sending) })
+			if client, ok := p.client.(Driven); ok {
+				wait.Go(func() { unsent.Add(r.drive(sending, p, client)) })
+			} else {
+				wait.Go(func() { p.saturate(sending) })
+			}
 		}
 	}
 	sent := make(chan struct{})
@@ -238,7 +249,7 @@ func (r *run) load(ctx context.Context, res *Result, m meter, o Options) error {
 	if err := r.settle(); err != nil {
 		return err
 	}
-	res.Unsent = unsent
+	res.Unsent = unsent.Load()
 	return errors.Join(errs...)
 }
 
@@ -279,30 +290,14 @@ func (r *run) pace(ctx context.Context) (unsent int64) {
 	defer runtime.UnlockOSThread()
 	// The default slack is 50 us, on every sleep.
 	_ = unix.Prctl(unix.PR_SET_TIMERSLACK, 1, 0, 0, 0)
-	schedule, end := Schedule{Rate: r.w.Rate, Batch: r.w.Batch}, r.end()
-	count := schedule.Count(end)
-	for i := int64(0); i < count; i++ {
-		at := schedule.At(i)
-		now := time.Since(r.start)
-		for now < at && ctx.Err() == nil {
-			sleep(min(at-now, 50*time.Millisecond))
-			now = time.Since(r.start)
+	p := newPacer(r, 0, 1)
+	for {
+		wait, more := p.step(ctx)
+		if !more {
+			return p.unsent
 		}
-		if ctx.Err() != nil {
-			return 0 // the run was ended: nobody was kept waiting
-		}
-		if now > end+lateMax {
-			for j := i; j < count; j++ {
-				r.late(schedule.At(j), end)
-			}
-			return (count - i) * int64(r.w.Batch)
-		}
-		if at >= r.w.Warmup {
-			record(r.lag, now-at, int64(r.w.Batch))
-		}
-		r.producers[i%int64(len(r.producers))].send(at)
+		sleep(wait)
 	}
-	return 0
 }
 
 // lateMax is how long after the end the pacer still sends what was due before
@@ -450,7 +445,10 @@ func (r *run) collect(res *Result) (err error) {
 	if res.Latency, err = summarize(all, r.w.Batch, true); err != nil {
 		return err
 	}
-	res.Lag, err = summarize(r.lag, r.w.Batch, true)
+	if res.Lag, err = summarize(r.lag, r.w.Batch, true); err != nil {
+		return err
+	}
+	res.Waits, err = r.waits.summarize(r.w.Batch)
 	return err
 }
 
@@ -468,6 +466,9 @@ func (r *run) verify(ctx context.Context, t Target, res *Result, o Options) {
 		return
 	case bytes > o.VerifyMax:
 		res.Verify.State = fmt.Sprintf("skipped: %d MiB were sent, over the bound of %d MiB", bytes>>20, o.VerifyMax>>20)
+		return
+	case res.Class == Null:
+		res.Verify.State = "skipped: " + nullbroker.Says
 		return
 	case r.w.Acks == "0":
 		res.Verify.State = "skipped: with acks 0 nothing is acknowledged"

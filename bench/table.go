@@ -83,6 +83,9 @@ func PrintResult(out io.Writer, r *Result) {
 	if w.Rate > 0 {
 		p("send lag    %s (how late the generator was; contained in the latency)", latencyLine(r.Lag))
 	}
+	if r.Waits != nil {
+		p("waits       p50 / p99: %s", waitsLine(summarizeWaits([]*Result{r})))
+	}
 	p("cpu         steal %.2f %%, idle %.1f %%, client %.2f s, broker %s s, others %s s; broker resident %s MiB",
 		r.Use.Steal, r.Use.Idle, r.Use.ClientCPU, number(r.Use.BrokerCPU), number(r.Use.OthersCPU), mebibytes(r.brokerRSS()))
 	if r.Disturbed {
