@@ -33,15 +33,27 @@ type franzWatch struct {
 	request wire.ProduceRequest
 }
 
-// watched is a record, and what is known of it, in ns since the watch began. It is its record's Context, by which the hooks find it.
+// watched is a record, and what is known of it, in ns since the watch began. It is its record's Context, by which the hooks find it. As
+// such it never ends and knows nothing: the client may ask it when the record has long been another.
 type watched struct {
-	context.Context
 	record kgo.Record
 
 	handed, placed, made, written int64
 	buffer, metadata, slot        int64
 	full                          int64 // its leader's full time when placed
 }
+
+// Deadline implements context.Context.
+func (*watched) Deadline() (at time.Time, ok bool) { return }
+
+// Done implements context.Context.
+func (*watched) Done() <-chan struct{} { return nil }
+
+// Err implements context.Context.
+func (*watched) Err() error { return nil }
+
+// Value implements context.Context.
+func (*watched) Value(any) any { return nil }
 
 // watchedQueue is a partition's records that have not left, and the sequence of the next batch.
 type watchedQueue struct {
@@ -73,7 +85,7 @@ func (f *franzWatch) now() int64 { return int64(time.Since(f.began)) }
 
 // handed makes s the record that Produce is called with next.
 func (f *franzWatch) handed(s *watched, partition int32, value []byte) {
-	*s = watched{Context: context.Background(), handed: f.now()}
+	*s = watched{handed: f.now()}
 	s.record = kgo.Record{Partition: partition, Value: value, Context: s}
 	f.producing.Store(s)
 }
@@ -288,7 +300,7 @@ func (q *watchedQueue) push(s *watched) {
 func (q *watchedQueue) first(b recordbatch.Batch) bool {
 	sequence := b.BaseSequence()
 	switch {
-	case sequence == recordbatch.NoSequence:
+	case b.ProducerID() == recordbatch.NoProducerID:
 		q.next = recordbatch.NoSequence
 		return true
 	case b.ProducerID() != q.producerID || b.ProducerEpoch() != q.epoch: // sequences begin anew
