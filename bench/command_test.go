@@ -70,7 +70,7 @@ func TestParseProduceWithPeers(t *testing.T) {
 }
 
 func TestMainUsage(t *testing.T) {
-	for args, want := range map[string]int{"": exitUsage, "report": exitUsage, "report -h": exitOK, "compare": exitUsage, "help": exitOK, "nothing": exitUsage, "consume -h": exitOK, "produce --rate x": exitUsage, "produce -h": exitOK, "disk -h": exitOK, "disk --seconds 0": exitUsage} {
+	for args, want := range map[string]int{"": exitUsage, "report": exitUsage, "report -h": exitOK, "compare": exitUsage, "help": exitOK, "nothing": exitUsage, "consume -h": exitOK, "produce --rate x": exitUsage, "produce -h": exitOK, "ceiling -h": exitOK, "ceiling --rate 0": exitUsage, "disk -h": exitOK, "disk --seconds 0": exitUsage} {
 		var out bytes.Buffer
 		if got := Main(strings.Fields(args), nil, &out, &out); got != want || out.Len() == 0 {
 			t.Errorf("%q exits %d with %d bytes said, want %d", args, got, out.Len(), want)

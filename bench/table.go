@@ -131,7 +131,7 @@ func latencyLine(l Latency) string {
 
 // settingsShown are the topic settings that decide what a figure means.
 var settingsShown = []string{"flush.policy", "flush.messages", "flush.ms", "flush.bytes", "min.insync.replicas", "min.flushed.replicas", "compression.type", "segment.bytes", "message.timestamp.type",
-	"sync_always", "sync_interval", "storage", "num_replicas", "persist_mode"}
+	nullSetting, "sync_always", "sync_interval", "storage", "num_replicas", "persist_mode"}
 
 func settingsLine(r *Result) string {
 	if r.SettingsError != "" {
