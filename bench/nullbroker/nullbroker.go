@@ -26,6 +26,7 @@ var keys = [...]int16{wire.KeyProduce, wire.KeyMetadata, wire.KeyAPIVersions, wi
 const (
 	frameMax  = 100 << 20 // bytes, as Kafka's socket.request.max.bytes
 	inFlight  = 64        // requests of a connection
+	heldMax   = 128       // receive buffers that wait: half of what a ring has
 	topicsMax = 1000
 	nodeID    = 1
 )
@@ -55,7 +56,7 @@ func New(io ring.IO, address string) (*Broker, error) {
 		return nil, fmt.Errorf("null broker: %w", err)
 	}
 	b := &Broker{io: io, address: at}
-	b.server = netio.NewServer(io, fd, netio.Config{FrameMax: frameMax, InFlight: inFlight, HeldMax: 64, Log: func(string, ...any) {}}, b)
+	b.server = netio.NewServer(io, fd, netio.Config{FrameMax: frameMax, InFlight: inFlight, HeldMax: heldMax, Log: func(string, ...any) {}}, b)
 	return b, nil
 }
 

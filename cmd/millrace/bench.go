@@ -7,6 +7,7 @@ import (
 	"github.com/millrace/millrace/bench/simpower"
 	"github.com/millrace/millrace/ring"
 	"github.com/millrace/millrace/ring/posix"
+	"github.com/millrace/millrace/ring/uring"
 )
 
 // runBench is "millrace bench": see package bench.
@@ -20,5 +21,13 @@ func benchRings() *bench.Rings {
 	if uringBlocked() != nil {
 		backend = "posix"
 	}
-	return &bench.Rings{Backend: backend, New: func(poolBytes int) (ring.IO, error) { return newIO(backend, posix.Host(), poolBytes) }}
+	return &bench.Rings{Backend: backend, New: func(poolBytes int) (ring.IO, error) { return newBenchIO(backend, poolBytes) }}
+}
+
+// newBenchIO makes a ring with the backends' own number of receive buffers: there may be hundreds of clients.
+func newBenchIO(backend string, poolBytes int) (ring.IO, error) {
+	if backend == "uring" {
+		return uring.New(posix.Host(), uring.Config{PoolBytes: poolBytes})
+	}
+	return posix.New(posix.Host(), posix.Config{PoolBytes: poolBytes})
 }
