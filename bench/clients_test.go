@@ -2,7 +2,6 @@ package bench
 
 import (
 	"context"
-	"math"
 	"os"
 	"slices"
 	"strings"
@@ -108,8 +107,9 @@ func checkWaits(t *testing.T, r *Result, count int64) {
 			t.Errorf("%s of %d records, want %d", waitNames[i], l.Count, count)
 		}
 	}
-	// Each part is rounded to the microsecond, and the histograms keep three digits.
-	if want := r.Latency.Mean - r.Lag.Mean; math.Abs(sum-want) > 20+want/20 {
+	// Each part is rounded up to the microsecond, and the histograms keep three digits. What is missing is from the reading of the lag to
+	// Send, and from the last reading to Done: on a machine that others use the thread may be kept waiting there.
+	if want := r.Latency.Mean - r.Lag.Mean; sum > want+20+want/20 || sum < want/2-200 {
 		t.Errorf("the waits are %.0f µs in the mean, latency without the schedule's lag %.0f µs", sum, want)
 	}
 }
