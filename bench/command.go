@@ -25,7 +25,7 @@ const (
 	exitUsage  = 2
 )
 
-const usage = `usage: millrace bench produce|curve|workload|consume|powerloss|disk|trace|report|compare [flags]
+const usage = `usage: millrace bench produce|curve|workload|ceiling|consume|powerloss|disk|trace|report|compare [flags]
 
   produce   send records at a fixed rate (or as fast as they are acknowledged) and
             measure from the time each should have been sent; then read all back
@@ -35,6 +35,7 @@ const usage = `usage: millrace bench produce|curve|workload|consume|powerloss|di
             rate that is sustained
   workload  make the runs that workload files of the OpenMessaging Benchmark ask for, with
             their producers and consumers; results in its shape and in ours
+  ceiling   measure the clients themselves, against a broker that acknowledges without writing
   consume   measure how long records take from a producer to a consumer at the end of the log,
             alone and beside a consumer that catches up on some GiB that are not in memory
   powerloss cut the power of a broker under load, at random points, on a file system that
@@ -56,6 +57,18 @@ Run one of them with -h for its flags.
 // Main is "millrace bench" with the arguments that follow it. It returns the
 // process's exit code. simulate makes what powerloss --ground sim runs on.
 func Main(args []string, simulate Simulator, stdout, stderr io.Writer) int {
+	return Program{Simulate: simulate}.Main(args, stdout, stderr)
+}
+
+// Program is what "millrace bench" is linked with. What needs one that is nil says so.
+type Program struct {
+	Simulate Simulator // powerloss --ground sim
+	Rings    *Rings    // the lean client, the null broker
+}
+
+// Main is the function Main of this program.
+func (p Program) Main(args []string, stdout, stderr io.Writer) int {
+	simulate, rings := p.Simulate, p.Rings
 	ctx, stop := context.WithCancel(context.Background())
 	defer stop()
 	stderr, heard := outlive(stderr, stop)
@@ -79,7 +92,14 @@ func Main(args []string, simulate Simulator, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stdout, n)
 		return exitOK
 	}
-	if len(args) == 0 || !slices.Contains([]string{"produce", "curve", "workload", "consume", "disk", "trace"}, args[0]) {
+	if len(args) > 0 && args[0] == nullName { // for a NullBroker: it starts itself
+		if err := mainNull(args[1:], rings); err != nil {
+			fmt.Fprintln(stderr, err)
+			return exitFailed
+		}
+		return exitOK
+	}
+	if len(args) == 0 || !slices.Contains([]string{"produce", "curve", "workload", "ceiling", "consume", "disk", "trace"}, args[0]) {
 		fmt.Fprint(stderr, usage)
 		if len(args) > 0 && (args[0] == "-h" || args[0] == "--help" || args[0] == "help") {
 			return exitOK
@@ -88,7 +108,7 @@ func Main(args []string, simulate Simulator, stdout, stderr io.Writer) int {
 	}
 	ctx, deaf := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 	defer deaf()
-	run, err := parseCommand(args, stdout, stderr)
+	run, err := parseCommand(args, rings, stdout, stderr)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
 		return exitOK
@@ -108,7 +128,7 @@ func Main(args []string, simulate Simulator, stdout, stderr io.Writer) int {
 }
 
 // parseCommand turns a command line into what it asks for.
-func parseCommand(args []string, stdout, stderr io.Writer) (func(context.Context) (int, error), error) {
+func parseCommand(args []string, rings *Rings, stdout, stderr io.Writer) (func(context.Context) (int, error), error) {
 	if args[0] == "trace" {
 		return func(ctx context.Context) (int, error) { return mainTrace(ctx, args[1:], stdout, stderr) }, nil
 	}
@@ -133,7 +153,7 @@ func parseCommand(args []string, stdout, stderr io.Writer) (func(context.Context
 		if err != nil {
 			return nil, err
 		}
-		c.args, c.stdout, c.stderr = args, stdout, stderr
+		c.args, c.stdout, c.stderr, c.rings = args, stdout, stderr, rings
 		return c.measure, nil
 	}
 	if args[0] == "workload" {
@@ -141,14 +161,22 @@ func parseCommand(args []string, stdout, stderr io.Writer) (func(context.Context
 		if err != nil {
 			return nil, err
 		}
-		c.args, c.stdout, c.stderr = args, stdout, stderr
+		c.args, c.stdout, c.stderr, c.rings = args, stdout, stderr, rings
+		return c.measure, nil
+	}
+	if args[0] == "ceiling" {
+		c, err := parseCeiling(args[1:], stderr)
+		if err != nil {
+			return nil, err
+		}
+		c.args, c.stdout, c.stderr, c.rings = args, stdout, stderr, rings
 		return c.measure, nil
 	}
 	p, err := parseProduce(args[1:], stderr)
 	if err != nil {
 		return nil, err
 	}
-	p.args, p.stdout, p.stderr = args, stdout, stderr
+	p.args, p.stdout, p.stderr, p.rings = args, stdout, stderr, rings
 	if p.comparing() {
 		return p.compare, nil
 	}
@@ -159,7 +187,10 @@ func parseCommand(args []string, stdout, stderr io.Writer) (func(context.Context
 type produce struct {
 	args           []string
 	stdout, stderr io.Writer
+	rings          *Rings
 
+	clients   []string // more than one only when comparing
+	null      bool
 	bootstrap string
 	serve     bool
 	dir       string
@@ -181,8 +212,8 @@ type produce struct {
 	section    string
 
 	asked struct { // as the flags have it; resolve reads it
-		compare, partitions string
-		managed             list
+		compare, partitions, clients string
+		managed                      list
 	}
 }
 
@@ -217,6 +248,7 @@ func parseProduce(args []string, stderr io.Writer) (*produce, error) {
 	f.SetOutput(stderr)
 	p.targetFlags(f)
 	p.loadFlags(f)
+	f.BoolVar(&p.null, "null", false, "measure against a broker that acknowledges without writing, or have one as a row: see bench ceiling")
 	f.Int64Var(&w.Rate, "rate", 1000, "intended `records/s`; 0 saturates: closed loop, bounded by --in-flight")
 	f.IntVar(&w.InFlight, "in-flight", 0, "with --rate 0: `records` in flight over all producers (default: 10 batches per partition, at least 1000, at most 64 MiB)")
 	f.StringVar(&p.out, "out", "", "write raw histograms, settings and machine facts to `FILE.json`")
@@ -250,6 +282,7 @@ func (p *produce) targetFlags(f *flag.FlagSet) {
 	f.BoolVar(&p.options.Verify, "verify", true, "read back every acknowledged record, up to --verify-max")
 	f.Int64Var(&p.verifyMax, "verify-max", 8192, "`MiB` sent above which nothing is read back (the result says so)")
 	f.BoolVar(&p.options.Keep, "keep", false, "leave the topic behind")
+	f.StringVar(&p.asked.clients, "client", clientFranz, "who produces: franz (franz-go, what a user has) or lean (our own, so that the client is not what is measured); `franz,lean` compares them")
 	f.StringVar(&p.asked.compare, "compare", "", "`rows` of our own broker, each a flush policy, as write,file,journal,interval,os; with --serve and other settings too: [NAME=]journal+ring.backend=posix")
 	f.Var(&p.asked.managed, "peer", "a peer that is installed, started and stopped here as a row, with or without --compare: `[NAME=]kafka[+topic.setting=value]` or [NAME=]nats[+sync_interval=always]; repeatable")
 	f.Var(&p.peers, "peer-bootstrap", "another broker as a row, with or without --compare: `NAME=HOST:PORT[,HOST:PORT][+topic.setting=value]`; repeatable")
@@ -291,10 +324,13 @@ func (p *produce) resolve() error {
 		}
 		p.managed = append(p.managed, spec)
 	}
+	var err error
+	if p.clients, err = parseClients(or(p.asked.clients, clientFranz)); err != nil {
+		return err
+	}
 	if p.asked.partitions == "" { // there is no such flag
 		return nil
 	}
-	var err error
 	if p.partitions, err = counts(p.asked.partitions); err != nil {
 		return fmt.Errorf("--partitions: %w", err)
 	}
@@ -316,8 +352,10 @@ func counts(s string) (all []int, err error) {
 	return all, nil
 }
 
-// comparing reports whether there are rows: policies, peers or both.
-func (p *produce) comparing() bool { return len(p.ours)+len(p.managed)+len(p.peers) > 0 }
+// comparing reports whether there are rows: policies, peers, or several clients.
+func (p *produce) comparing() bool {
+	return len(p.ours)+len(p.managed)+len(p.peers) > 0 || len(p.clients) > 1
+}
 
 // checkTargets sees that what is measured can be.
 func (p *produce) checkTargets() error {
@@ -325,6 +363,8 @@ func (p *produce) checkTargets() error {
 		p.serve = true
 	}
 	switch {
+	case p.null && p.bootstrap != "" && !p.comparing():
+		return errors.New("--null and --bootstrap-server exclude each other")
 	case p.serve && p.bootstrap != "":
 		return errors.New("--serve and --bootstrap-server exclude each other")
 	case !p.comparing() && p.update != "":
@@ -443,15 +483,17 @@ func parseOwn(s string) (row ownRow, err error) {
 }
 
 // target makes the target to measure; a broker of our own runs with settings, key=value, beside those of --override.
-func (p *produce) target(name string, c Confinement, settings ...string) (Target, error) {
+func (p *produce) target(name string, c Confinement, client string, settings ...string) (Target, error) {
+	kafka := Kafka{Name: name, Client: client, Rings: p.rings}
 	if !p.serve {
-		return &Kafka{Name: name, Address: p.bootstrap, DataDir: p.dataDir}, nil
+		kafka.Address, kafka.DataDir = p.bootstrap, p.dataDir
+		return &kafka, nil
 	}
 	binary, err := os.Executable()
 	if err != nil {
 		return nil, fmt.Errorf("find this program: %w", err)
 	}
-	return &Serve{Kafka: Kafka{Name: name}, Binary: binary, Parent: p.dir, Overrides: slices.Concat(p.overrides, settings), CPUs: c.Broker}, nil
+	return &Serve{Kafka: kafka, Binary: binary, Parent: p.dir, Overrides: slices.Concat(p.overrides, settings), CPUs: c.Broker}, nil
 }
 
 // progress shows phases and, on a terminal, a line a second.

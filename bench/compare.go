@@ -66,6 +66,7 @@ func choose(attempts []*Result) {
 type Summary struct {
 	Row        string   `json:"row"`
 	Partitions int      `json:"partitions"`
+	Client     string   `json:"client"`
 	Class      Class    `json:"durabilityClass"`
 	Runs       int      `json:"runs"`      // in the medians
 	Disturbed  int      `json:"leftOut"`   // made, and not in the medians
@@ -90,6 +91,8 @@ type Summary struct {
 	Ready            float64  `json:"startToReadySeconds,omitempty"`
 	DurableP99       *float64 `json:"appendToFlushedP99Micros,omitempty"` // of a Millrace that the harness started
 	JournalP99       *float64 `json:"journalWriteP99Micros,omitempty"`
+
+	Waits []WaitSummary `json:"waits,omitempty"`
 }
 
 // Summarize takes the medians of a row's runs, all with this many partitions.
@@ -121,7 +124,8 @@ func Summarize(row string, partitions int, runs []*Result) Summary {
 	if len(use) == 0 {
 		return s
 	}
-	s.Class = use[0].Class
+	s.Class, s.Client = use[0].Class, use[0].Target.ClientLib
+	s.Waits = summarizeWaits(use)
 	of := func(get func(*Result) *float64) *float64 { return medianOf(use, get) }
 	must := func(get func(*Result) float64) float64 {
 		return *medianOf(use, func(r *Result) *float64 { v := get(r); return &v })

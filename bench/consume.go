@@ -82,7 +82,7 @@ const (
 
 func (c *consume) measure(ctx context.Context) (code int, err error) {
 	confinement := c.confinement()
-	target, err := c.target("broker", confinement)
+	target, err := c.target("broker", confinement, clientFranz)
 	if err != nil {
 		return exitFailed, err
 	}

@@ -81,10 +81,15 @@ func (p *produce) allRows(ctx context.Context, c Confinement) ([]Row, error) {
 		return p.rows(c)
 	}
 	name := "broker"
-	if p.serve {
+	switch {
+	case p.null:
+		name = nullName
+		t, err := p.nullTarget(name, p.clients[0], c)
+		return []Row{{Name: name, Target: t}}, err
+	case p.serve:
 		name = "millrace"
 	}
-	t, err := p.target(name, c)
+	t, err := p.target(name, c, p.clients[0])
 	return []Row{{Name: name, Target: t}}, err
 }
 

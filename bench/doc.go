@@ -6,7 +6,8 @@
 //   - [Workload] says what is asked: rate, partitions, sizes, acks, times.
 //   - [Target] is what is measured: a broker that runs ([Kafka], [NATS]), or one that the
 //     harness starts and stops: ours ([Serve]), or a peer of package peer ([Managed], [ManagedNATS]).
-//   - [Client] is how records get there. It belongs to a target.
+//   - [Client] is how records get there. It belongs to a target. Brokers that speak Kafka's protocol have
+//     two: franz-go, what a user has, and package lean. A [NullBroker] shows what of a figure is the client's.
 //   - [Result] is what one run saw, with raw histograms and the settings that
 //     the broker itself reports.
 //
@@ -16,7 +17,8 @@
 //
 //   - Open loop: every send has an intended time on a fixed schedule, and
 //     latency runs from that time, so a stall costs what waiting users would
-//     have felt. How late the generator itself was is a series of its own.
+//     have felt. How late the generator itself was is a series of its own, and
+//     so is each part of the wait in the client ([Waits]).
 //   - A percentile needs 100 samples above it ([SamplesAbove]); else it is "-".
 //   - Histograms are merged, never averaged; over runs, medians are taken.
 //   - Every acknowledged record is read back, once and in order, before a

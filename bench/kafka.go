@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/millrace/millrace/bench/lean"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 )
@@ -41,6 +42,8 @@ type Kafka struct {
 	Name    string
 	Address string // host:port, several with commas
 	DataDir string // its log directory on this machine; "" asks the broker
+	Client  string // who produces: "" or "franz", or "lean", which needs Rings
+	Rings   *Rings
 
 	ProducerOptions []kgo.Opt // further ones, of every producing client
 	ConsumerOptions []kgo.Opt // further ones, of every client that Subscribe makes
@@ -54,7 +57,7 @@ type Kafka struct {
 // process and log directory, as far as they are on this machine.
 func (k *Kafka) Start(ctx context.Context) error {
 	k.info.Name, k.info.Address = k.Name, k.Address
-	k.info.ClientLib = "franz-go " + moduleVersion("github.com/twmb/franz-go")
+	k.info.ClientLib = clientLib(k.Client, k.Rings)
 	var err error
 	if k.seeds, err = kgo.NewClient(kgo.SeedBrokers(strings.Split(k.Address, ",")...), kgo.ClientID("millrace-bench")); err != nil {
 		return fmt.Errorf("%s at %s: %w", k.Name, k.Address, err)
@@ -195,6 +198,7 @@ type franz struct {
 	together bool // several records are handed over at once and must leave as one batch
 	keys     keys
 	records  sync.Pool
+	watch    *franzWatch
 
 	batches, sent, bytes atomic.Int64
 }
@@ -208,8 +212,11 @@ var over = func() context.Context {
 
 // NewClient implements Target.
 func (k *Kafka) NewClient(topic string, w Workload, done Done) (Client, error) {
-	f := &franz{done: done, together: w.Batch > 1 && w.Rate > 0, keys: newKeys(w.Streams)}
-	f.records.New = func() any { return new(kgo.Record) }
+	if k.Client == clientLean {
+		return newLean(k, topic, w, done)
+	}
+	f := &franz{done: done, together: w.Batch > 1 && w.Rate > 0, keys: newKeys(w.Streams), watch: newFranzWatch(w)}
+	f.records.New = func() any { return new(watched) }
 	opts := []kgo.Opt{
 		kgo.SeedBrokers(strings.Split(k.Address, ",")...),
 		kgo.ClientID("millrace-bench"),
@@ -218,7 +225,8 @@ func (k *Kafka) NewClient(topic string, w Workload, done Done) (Client, error) {
 		kgo.ProducerBatchCompression(compressions[w.Compression]),
 		kgo.ProducerBatchMaxBytes(int32(max(w.batchBytes(), batchBytesMin))),
 		kgo.MaxBufferedRecords(bufferedMax/w.Size/w.Producers + w.InFlight + w.Batch),
-		kgo.WithHooks(f),
+		kgo.WithHooks(f, f.watch),
+		kgo.Dialer(f.watch.dial),
 	}
 	switch w.Acks {
 	case "all":
@@ -252,10 +260,11 @@ func (k *Kafka) NewClient(topic string, w Workload, done Done) (Client, error) {
 // Send implements Client. With Streams the partition is not looked at.
 func (f *franz) Send(partition int32, values [][]byte) {
 	for _, value := range values {
-		r := f.records.Get().(*kgo.Record)
-		*r = kgo.Record{Partition: partition, Key: f.keys.choose(), Value: value}
-		f.client.Produce(context.Background(), r, f.finish)
+		r := f.records.Get().(*watched)
+		f.watch.handed(r, partition, f.keys.choose(), value)
+		f.client.Produce(context.Background(), &r.record, f.finish)
 	}
+	f.watch.producing.Store(nil)
 	if f.together {
 		// With an ended context Flush starts sending and does not wait.
 		_ = f.client.Flush(over)
@@ -263,8 +272,9 @@ func (f *franz) Send(partition int32, values [][]byte) {
 }
 
 func (f *franz) finish(r *kgo.Record, err error) {
-	value := r.Value
-	f.records.Put(r)
+	value, w := r.Value, r.Context.(*watched)
+	f.watch.finished(w, err)
+	f.records.Put(w)
 	f.done(value, err)
 }
 
@@ -277,6 +287,9 @@ func (f *franz) OnProduceBatchWritten(_ kgo.BrokerMetadata, _ string, _ int32, m
 	f.sent.Add(int64(m.NumRecords))
 	f.bytes.Add(int64(m.CompressedBytes))
 }
+
+// Watch implements Waiting.
+func (f *franz) Watch(waited func([]byte, lean.Waits)) { f.watch.waited = waited }
 
 // Stats implements Client.
 func (f *franz) Stats() ClientStats {

@@ -63,6 +63,7 @@ func Markdown(table []Summary, runs []*Result, f File) string {
 		fmt.Fprintf(&b, "- %s\n", why)
 	}
 	b.WriteString(stages(table, first != ""))
+	b.WriteString(waited(table, first != ""))
 	fmt.Fprintf(&b, "\nFlushes are the whole device's. Targets: %s.\n\nMachine: %s.\n\nRepeat with:\n\n    %s\n", targets(runs), f.Machine, f.Command)
 	return b.String()
 }
@@ -161,7 +162,7 @@ func targets(runs []*Result) string {
 		t := r.Target
 		if !seen[r.Row] {
 			seen[r.Row] = true
-			out = append(out, fmt.Sprintf("%s is %s on CPU %s", r.Row, or(t.Version, "of unknown version"), or(t.CPUs, "any")))
+			out = append(out, fmt.Sprintf("%s is %s on CPU %s, with %s", r.Row, or(t.Version, "of unknown version"), or(t.CPUs, "any"), t.ClientLib))
 		}
 	}
 	return strings.Join(out, "; ")

@@ -225,6 +225,7 @@ func section(id string, rows []*reportRow) (s reportSection, err error) {
 		}
 		s.Times = append(s.Times, times...)
 		s.Stages = append(s.Stages, stagesTable(r)...)
+		s.Stages = append(s.Stages, waitsTable(r)...)
 		for _, n := range r.Summary.Notes {
 			s.Notes = append(s.Notes, r.name()+": "+n)
 		}

@@ -38,7 +38,8 @@ type Result struct {
 	BytesPerSecond   float64     `json:"bytesPerSecond"`   // of values
 	Latency          Latency     `json:"latency"`
 	Lag              Latency     `json:"scheduleLag"` // how late the generator handed over; open loop only
-	Batches          ClientStats `json:"batches"`     // warm-up included
+	Waits            *Waits      `json:"waits,omitempty"`
+	Batches          ClientStats `json:"batches"` // warm-up included
 	Intervals        []Interval  `json:"intervals"`
 
 	Consumed *Consumption `json:"consumed,omitempty"` // where there are consumers

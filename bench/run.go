@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
+	"github.com/millrace/millrace/bench/nullbroker"
 	"golang.org/x/sys/unix"
 )
 
@@ -65,9 +66,11 @@ type run struct {
 	start     time.Time
 	ledger    *Ledger
 	producers []*producer
-	lag       *hdrhistogram.Histogram // owned by the pacer
-	finish    atomic.Int64            // when sending ends: nanoseconds from the start
-	gaveUp    atomic.Bool             // the clients are being closed
+	lagMu     sync.Mutex
+	lag       *hdrhistogram.Histogram
+	waits     *waitTimes
+	finish    atomic.Int64 // when sending ends: nanoseconds from the start
+	gaveUp    atomic.Bool  // the clients are being closed
 
 	topics      []string
 	subscriber  Subscriber // the target, where there are consumers
@@ -119,7 +122,7 @@ func Run(ctx context.Context, t Target, w Workload, o Options) (*Result, error) 
 	}
 	res.Settings, res.Class = settings, classOf(settings)
 
-	r := &run{w: w, number: number, topics: topics, ledger: NewLedger(number, w.Producers, w.Partitions), lag: newHistogram()}
+	r := &run{w: w, number: number, topics: topics, ledger: NewLedger(number, w.Producers, w.Partitions), lag: newHistogram(), waits: newWaitTimes()}
 	if w.Streams.on() {
 		r.ledger = NewStreamsLedger(number, w.Producers, w.Partitions, w.Streams.Topics)
 	}
@@ -174,6 +177,9 @@ func (r *run) connect(t Target) error {
 			return err
 		}
 		p.client = client
+		if w, ok := client.(Waiting); ok {
+			w.Watch(p.waited)
+		}
 		r.producers = append(r.producers, p)
 	}
 	return nil
@@ -203,12 +209,17 @@ func (r *run) load(ctx context.Context, res *Result, m meter, o Options) error {
 	}
 
 	var wait sync.WaitGroup
-	var unsent int64
-	if r.w.Rate > 0 {
-		wait.Go(func() { unsent = r.pace(sending) })
+	var unsent atomic.Int64
+	_, driven := r.producers[0].client.(Driven)
+	if r.w.Rate > 0 && !driven {
+		wait.Go(func() { unsent.Add(r.pace(sending)) })
 	} else {
 		for _, p := range r.producers {
-			wait.Go(func() { p.saturate(sending) })
+			if client, ok := p.client.(Driven); ok {
+				wait.Go(func() { unsent.Add(r.drive(sending, p, client)) })
+			} else {
+				wait.Go(func() { p.saturate(sending) })
+			}
 		}
 	}
 	sent := make(chan struct{})
@@ -308,7 +319,7 @@ func (r *run) load(ctx context.Context, res *Result, m meter, o Options) error {
 	if err := r.settle(); err != nil {
 		return err
 	}
-	res.Unsent = unsent
+	res.Unsent = unsent.Load()
 	return errors.Join(errs...)
 }
 
@@ -349,34 +360,14 @@ func (r *run) pace(ctx context.Context) (unsent int64) {
 	defer runtime.UnlockOSThread()
 	// The default slack is 50 us, on every sleep.
 	_ = unix.Prctl(unix.PR_SET_TIMERSLACK, 1, 0, 0, 0)
-	schedule := Schedule{Rate: r.w.Rate, Batch: r.w.Batch}
-	for i := int64(0); schedule.At(i) < r.end(); i++ {
-		at := schedule.At(i)
-		now := time.Since(r.start)
-		for now < at && ctx.Err() == nil && at < r.end() {
-			sleep(min(at-now, 50*time.Millisecond))
-			now = time.Since(r.start)
+	p := newPacer(r, 0, 1)
+	for {
+		wait, more := p.step(ctx)
+		if !more {
+			return p.unsent
 		}
-		if ctx.Err() != nil {
-			return 0 // the run was ended: nobody was kept waiting
-		}
-		end := r.end()
-		if at >= end { // which came meanwhile
-			break
-		}
-		if now-end > lateMax {
-			count := schedule.Count(end)
-			for j := i; j < count; j++ {
-				r.late(schedule.At(j), end)
-			}
-			return (count - i) * int64(r.w.Batch)
-		}
-		if at >= r.w.Warmup {
-			record(r.lag, now-at, int64(r.w.Batch))
-		}
-		r.producers[i%int64(len(r.producers))].send(at)
+		sleep(wait)
 	}
-	return 0
 }
 
 // lateMax is how long after the end the pacer still sends what was due before
@@ -531,7 +522,10 @@ func (r *run) collect(res *Result) (err error) {
 	if res.Latency, err = summarize(all, r.w.Batch, true); err != nil {
 		return err
 	}
-	res.Lag, err = summarize(r.lag, r.w.Batch, true)
+	if res.Lag, err = summarize(r.lag, r.w.Batch, true); err != nil {
+		return err
+	}
+	res.Waits, err = r.waits.summarize(r.w.Batch)
 	return err
 }
 
@@ -549,6 +543,9 @@ func (r *run) verify(ctx context.Context, t Target, res *Result, o Options) {
 		return
 	case bytes > o.VerifyMax:
 		res.Verify.State = fmt.Sprintf("skipped: %d MiB were sent, over the bound of %d MiB", bytes>>20, o.VerifyMax>>20)
+		return
+	case res.Class == Null:
+		res.Verify.State = "skipped: " + nullbroker.Says
 		return
 	case r.w.Acks == "0":
 		res.Verify.State = "skipped: with acks 0 nothing is acknowledged"

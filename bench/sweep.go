@@ -47,30 +47,71 @@ func (p *produce) install(ctx context.Context) error {
 
 func (p *produce) say(format string, args ...any) { fmt.Fprintf(p.stderr, format+"\n", args...) }
 
-// rows are our own, then the peers, in the order of the command line.
+// rows are our own, then the peers, in the order of the command line, then a null broker; each with each client.
 func (p *produce) rows(c Confinement) (rows []Row, err error) {
-	for _, own := range p.ours {
-		policy := "flush.policy=" + own.policy
-		t, err := p.target(own.name, c, append([]string{policy}, own.overrides...)...)
+	for _, client := range p.clients {
+		more, err := p.rowsOf(client, c)
 		if err != nil {
 			return nil, err
 		}
-		row := Row{Name: own.name, Target: t, Policy: own.policy}
+		rows = append(rows, more...)
+	}
+	return rows, nil
+}
+
+// name is what a row is called: with several clients it says whose.
+func (p *produce) name(row, client string) string {
+	if len(p.clients) > 1 {
+		return row + "/" + client
+	}
+	return row
+}
+
+// rowsOf are the rows of one client. JetStream has a client of its own, and is there once.
+func (p *produce) rowsOf(client string, c Confinement) (rows []Row, err error) {
+	for _, own := range p.ours {
+		policy := "flush.policy=" + own.policy
+		t, err := p.target(own.name, c, client, append([]string{policy}, own.overrides...)...)
+		if err != nil {
+			return nil, err
+		}
+		row := Row{Name: p.name(own.name, client), Target: t, Policy: own.policy}
 		if !p.serve {
 			row.Config = map[string]string{"flush.policy": own.policy}
 		}
 		rows = append(rows, row)
 	}
+	if len(p.ours)+len(p.managed)+len(p.peers) == 0 && !p.null { // only the clients are compared
+		t, err := p.target("broker", c, client)
+		if err != nil {
+			return nil, err
+		}
+		rows = append(rows, Row{Name: p.name("broker", client), Target: t})
+	}
 	for _, spec := range p.managed {
+		if spec.Kind.Protocol == peer.NATS && client != p.clients[0] {
+			continue
+		}
 		t := managed(spec, peer.Options{Parent: p.dir, CPUs: c.Broker, Say: p.say})
-		rows = append(rows, Row{Name: spec.Label, Target: t, Config: spec.Config})
+		name := spec.Label
+		if m, ok := t.(*Managed); ok {
+			m.Client, m.Rings, name = client, p.rings, p.name(name, client)
+		}
+		rows = append(rows, Row{Name: name, Target: t, Config: spec.Config})
 	}
 	for _, s := range p.peers {
 		name, address, config, err := parsePeer(s)
 		if err != nil {
 			return nil, err
 		}
-		rows = append(rows, Row{Name: name, Target: &Kafka{Name: name, Address: address}, Config: config})
+		rows = append(rows, Row{Name: p.name(name, client), Target: &Kafka{Name: name, Address: address, Client: client, Rings: p.rings}, Config: config})
+	}
+	if p.null {
+		t, err := p.nullTarget(nullName, client, c)
+		if err != nil {
+			return nil, err
+		}
+		rows = append(rows, Row{Name: p.name(nullName, client), Target: t})
 	}
 	return rows, nil
 }

@@ -91,6 +91,9 @@ func PrintResult(out io.Writer, r *Result) {
 		p("send lag    %s (how late the generator was; contained in the latency)", latencyLine(r.Lag))
 	}
 	r.printStreams(p)
+	if r.Waits != nil {
+		p("waits       p50 / p99: %s", waitsLine(summarizeWaits([]*Result{r})))
+	}
 	p("cpu         steal %.2f %%, idle %.1f %%, client %.2f s, broker %s s, others %s s, of which the kernel's own threads %s s; broker resident %s MiB",
 		r.Use.Steal, r.Use.Idle, r.Use.ClientCPU, number(r.Use.BrokerCPU), number(r.Use.OthersCPU), number(r.Use.KernelCPU), mebibytes(r.brokerRSS()))
 	if r.Disturbed {
@@ -136,7 +139,7 @@ func latencyLine(l Latency) string {
 
 // settingsShown are the topic settings that decide what a figure means.
 var settingsShown = []string{"flush.policy", "flush.messages", "flush.ms", "flush.bytes", "min.insync.replicas", "min.flushed.replicas", "compression.type", "segment.bytes", "message.timestamp.type",
-	"sync_always", "sync_interval", "storage", "num_replicas", "persist_mode"}
+	nullSetting, "sync_always", "sync_interval", "storage", "num_replicas", "persist_mode"}
 
 func settingsLine(r *Result) string {
 	if r.SettingsError != "" {

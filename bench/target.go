@@ -80,6 +80,7 @@ const (
 	Cached  Class = "cached"  // in the page cache: survives a killed process, not a power loss
 	Window  Class = "window"  // flushed within a bound
 	Flushed Class = "flushed" // on the disk before the acknowledgement
+	Null    Class = "null"    // nowhere: see NullBroker
 )
 
 // policies are the flush policies of Millrace and what each is worth.
@@ -89,6 +90,9 @@ var policies = map[string]Class{"os": Cached, "interval": Window, "write": Flush
 // broker that knows no flush.policy is judged by JetStream's settings if it has
 // those, else by Kafka's flush.messages.
 func classOf(settings map[string]string) Class {
+	if _, ok := settings[nullSetting]; ok {
+		return Null
+	}
 	if _, ok := settings["sync_always"]; ok {
 		return natsClass(settings)
 	}
