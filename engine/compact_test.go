@@ -156,7 +156,6 @@ func TestCompactAndDelete(t *testing.T) {
 		}
 		n, keys, start := read()
 		if n >= 3000 || len(keys) != 50 { // retention may have come by already, at its own time
-
 			t.Fatalf("%d records, %d keys from %d", n, len(keys), start)
 		}
 		for key, offset := range keys {
