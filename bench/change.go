@@ -50,6 +50,7 @@ var comparedFigures = []figure{
 type Change struct {
 	Row        string
 	Partitions int
+	Load       string // in a durability matrix
 	Figure     figure
 	Old, New   *float64 // medians over the runs that count; nil where a run does not give the figure
 	OldRuns    int      // that count
@@ -64,15 +65,31 @@ type Change struct {
 type rowKey struct {
 	Row        string
 	Partitions int
+	Load       string // Workload.shape in a file with several (File.Matrix), else ""
 }
 
-func (k rowKey) String() string { return k.Row + ", " + partitionsOf(k.Partitions) }
+func (k rowKey) String() string {
+	s := k.Row + ", " + partitionsOf(k.Partitions)
+	if k.Load != "" {
+		s += ", " + k.Load
+	}
+	return s
+}
+
+// key is the row of f that a run of it belongs to.
+func (f File) key(r *Result) rowKey {
+	k := rowKey{Row: r.Row, Partitions: r.Workload.Partitions}
+	if f.Matrix {
+		k.Load = r.Workload.shape()
+	}
+	return k
+}
 
 // rowsOf are a file's rows in the order of their first runs, and the runs of each.
 func rowsOf(f File) (keys []rowKey, runs map[rowKey][]*Result) {
 	runs = map[rowKey][]*Result{}
 	for _, r := range f.Runs {
-		k := rowKey{r.Row, r.Workload.Partitions}
+		k := f.key(r)
 		if runs[k] == nil {
 			keys = append(keys, k)
 		}
@@ -105,7 +122,7 @@ func Changes(before, after File, threshold float64) ([]Change, error) {
 			return nil, fmt.Errorf("row %s: different workloads: %s", k, d)
 		}
 		for _, fig := range comparedFigures {
-			c := Change{Row: k.Row, Partitions: k.Partitions, Figure: fig}
+			c := Change{Row: k.Row, Partitions: k.Partitions, Load: k.Load, Figure: fig}
 			c.judge(counted(was[k]), counted(is[k]), threshold)
 			all = append(all, c)
 		}

@@ -70,7 +70,11 @@ func compareFiles(files []string, threshold float64, stdout io.Writer) (int, err
 		p("note: not the same machine: %s", d)
 	}
 	r := before.Runs[0]
-	p("%s. %d producers, %d-byte records, %d a batch, acks %s, compression %s\n", upper(r.Loop), r.Workload.Producers, r.Workload.Size, r.Workload.Batch, r.Workload.Acks, r.Workload.Compression)
+	if before.Matrix {
+		p("%d producers, %d-byte records, compression %s; the rest is in each row's name\n", r.Workload.Producers, r.Workload.Size, r.Workload.Compression)
+	} else {
+		p("%s. %d producers, %d-byte records, %d a batch, acks %s, compression %s\n", upper(r.Loop), r.Workload.Producers, r.Workload.Size, r.Workload.Batch, r.Workload.Acks, r.Workload.Compression)
+	}
 	printChanges(stdout, changes)
 	printLonely(stdout, before, after)
 	return conclude(stdout, changes, after, threshold), nil
@@ -109,8 +113,8 @@ func (m Machine) difference(o Machine) string {
 func printChanges(out io.Writer, changes []Change) {
 	names, widest := make([]string, len(changes)), len("row")
 	for i, c := range changes {
-		if i == 0 || c.Row != changes[i-1].Row || c.Partitions != changes[i-1].Partitions {
-			names[i] = rowKey{c.Row, c.Partitions}.String()
+		if i == 0 || c.Row != changes[i-1].Row || c.Partitions != changes[i-1].Partitions || c.Load != changes[i-1].Load {
+			names[i] = rowKey{c.Row, c.Partitions, c.Load}.String()
 			widest = max(widest, utf8.RuneCountInString(names[i]))
 		}
 	}
@@ -161,7 +165,7 @@ func conclude(out io.Writer, changes []Change, after File, threshold float64) in
 	fmt.Fprintf(out, "\n%d of %d figures got worse by more than %v times and beyond noise; %d could not be decided\n", worse, len(changes), threshold, undecided)
 	for _, r := range after.Runs {
 		if r.Verify.State == "FAILED" {
-			fmt.Fprintf(out, "%s: acknowledged records were not read back as they were sent\n", rowKey{r.Row, r.Workload.Partitions})
+			fmt.Fprintf(out, "%s: acknowledged records were not read back as they were sent\n", after.key(r))
 			code = exitFailed
 		}
 	}

@@ -25,7 +25,7 @@ const (
 	exitUsage  = 2
 )
 
-const usage = `usage: millrace bench produce|curve|workload|ceiling|consume|powerloss|disk|trace|report|compare [flags]
+const usage = `usage: millrace bench produce|curve|workload|ceiling|consume|durability|powerloss|disk|trace|report|compare [flags]
 
   produce   send records at a fixed rate (or as fast as they are acknowledged) and
             measure from the time each should have been sent; then read all back
@@ -38,6 +38,9 @@ const usage = `usage: millrace bench produce|curve|workload|ceiling|consume|powe
   ceiling   measure the clients themselves, against a broker that acknowledges without writing
   consume   measure how long records take from a producer to a consumer at the end of the log,
             alone and beside a consumer that catches up on some GiB that are not in memory
+  durability --out DIR
+            what each flush policy, and each peer, costs and loses: policies, acks, partitions and
+            batches in one interleaved run, beside a power-loss ledger; --quick: a few minutes
   powerloss cut the power of a broker under load, at random points, on a file system that
             forgets what was not synced; restart it; count what was acknowledged and is gone
   powerloss --ground sim
@@ -47,7 +50,7 @@ const usage = `usage: millrace bench produce|curve|workload|ceiling|consume|powe
             whether a flush reaches it
   trace     show where the produce requests of a running broker spend their time, stage by
             stage, and the slowest of them one by one
-  report    write result files of produce (--out) as one HTML page, with charts
+  report    write result files (--out) as one HTML page with charts, or as tables in Markdown
   compare   say what changed from one result file to another, and whether that is noise;
             the exit code is 1 when something got worse
 
@@ -99,7 +102,7 @@ func (p Program) Main(args []string, stdout, stderr io.Writer) int {
 		}
 		return exitOK
 	}
-	if len(args) == 0 || !slices.Contains([]string{"produce", "curve", "workload", "ceiling", "consume", "disk", "trace"}, args[0]) {
+	if len(args) == 0 || !slices.Contains([]string{"produce", "curve", "workload", "ceiling", "consume", "durability", "disk", "trace"}, args[0]) {
 		fmt.Fprint(stderr, usage)
 		if len(args) > 0 && (args[0] == "-h" || args[0] == "--help" || args[0] == "help") {
 			return exitOK
@@ -108,7 +111,7 @@ func (p Program) Main(args []string, stdout, stderr io.Writer) int {
 	}
 	ctx, deaf := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 	defer deaf()
-	run, err := parseCommand(args, rings, stdout, stderr)
+	run, err := p.parseCommand(args, stdout, stderr)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
 		return exitOK
@@ -128,7 +131,16 @@ func (p Program) Main(args []string, stdout, stderr io.Writer) int {
 }
 
 // parseCommand turns a command line into what it asks for.
-func parseCommand(args []string, rings *Rings, stdout, stderr io.Writer) (func(context.Context) (int, error), error) {
+func (with Program) parseCommand(args []string, stdout, stderr io.Writer) (func(context.Context) (int, error), error) {
+	rings := with.Rings
+	if args[0] == "durability" {
+		d, err := parseDurability(args[1:], stderr)
+		if err != nil {
+			return nil, err
+		}
+		d.args, d.stdout, d.rings = args, stdout, rings
+		return func(ctx context.Context) (int, error) { return d.measure(ctx, with.Simulate) }, nil
+	}
 	if args[0] == "trace" {
 		return func(ctx context.Context) (int, error) { return mainTrace(ctx, args[1:], stdout, stderr) }, nil
 	}

@@ -100,7 +100,7 @@ func TestParseOwn(t *testing.T) {
 }
 
 func TestMainUsage(t *testing.T) {
-	for args, want := range map[string]int{"": exitUsage, "report": exitUsage, "report -h": exitOK, "compare": exitUsage, "help": exitOK, "nothing": exitUsage, "consume -h": exitOK, "produce --rate x": exitUsage, "produce -h": exitOK, "ceiling -h": exitOK, "ceiling --rate 0": exitUsage, "disk -h": exitOK, "disk --seconds 0": exitUsage,
+	for args, want := range map[string]int{"": exitUsage, "report": exitUsage, "report -h": exitOK, "compare": exitUsage, "help": exitOK, "nothing": exitUsage, "consume -h": exitOK, "produce --rate x": exitUsage, "produce -h": exitOK, "ceiling -h": exitOK, "ceiling --rate 0": exitUsage, "disk -h": exitOK, "durability": exitUsage, "durability -h": exitOK, "disk --seconds 0": exitUsage,
 		"trace stray": exitUsage, "trace --worst -1": exitUsage, "trace --duration -1s": exitUsage, "trace --no-such-flag": exitUsage, "trace -h": exitOK} {
 		var out bytes.Buffer
 		if got := Main(strings.Fields(args), nil, &out, &out); got != want || out.Len() == 0 {

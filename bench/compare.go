@@ -37,6 +37,18 @@ func Confine() Confinement {
 	return Confinement{Broker: cpus[:1], Generator: cpus[1:]}
 }
 
+// confineGenerator keeps this process to the generator's CPUs until restore is called.
+func (c Confinement) confineGenerator() (restore func(), err error) {
+	if len(c.Generator) == 0 {
+		return func() {}, nil
+	}
+	before := allowedCPUs(0)
+	if err := confine(os.Getpid(), c.Generator); err != nil {
+		return nil, err
+	}
+	return func() { _ = confine(os.Getpid(), before) }, nil // only the rest of this process sees it
+}
+
 // slot is one run that a comparison wants: round by round, each row once, so
 // that what changes on the machine meanwhile touches all rows alike.
 type slot struct{ round, row int }
@@ -67,6 +79,7 @@ type Summary struct {
 	Row        string   `json:"row"`
 	Partitions int      `json:"partitions"`
 	Client     string   `json:"client"`
+	Load       string   `json:"load,omitempty"` // in a durability matrix: what else was asked; see rowKey
 	Class      Class    `json:"durabilityClass"`
 	Runs       int      `json:"runs"`      // in the medians
 	Disturbed  int      `json:"leftOut"`   // made, and not in the medians
@@ -220,32 +233,25 @@ func (r *Result) brokerRSS() *float64 {
 // runs, those left out too. All have w's number of partitions. When interrupted it returns what there is with
 // ctx's error. told hears of each finished run.
 func Compare(ctx context.Context, rows []Row, w Workload, rule RepeatRule, c Confinement, o Options, told func(row string, round, attempt int, r *Result)) ([]Summary, []*Result, error) {
-	if len(c.Generator) > 0 {
-		before := allowedCPUs(0)
-		if err := confine(os.Getpid(), c.Generator); err != nil {
-			return nil, nil, err
-		}
-		defer func() { _ = confine(os.Getpid(), before) }() // only the rest of this process sees it
+	restore, err := c.confineGenerator()
+	if err != nil {
+		return nil, nil, err
 	}
+	defer restore()
 	perRow := make([][]*Result, len(rows))
 	var all []*Result
 	var failed error
 	for _, s := range interleave(len(rows), rule.Runs) {
-		var attempts []*Result
-		for attempt := 0; attempt <= rule.RepeatsMax; attempt++ {
-			o.phase("%s, round %d of %d, attempt %d", rows[s.row].Name, s.round+1, rule.Runs, attempt+1)
-			r, err := runRow(ctx, rows[s.row], w, c, o)
-			if err != nil {
-				failed = fmt.Errorf("row %s, round %d: %w", rows[s.row].Name, s.round+1, err)
-				break
+		attempts, err := attempt(ctx, rows[s.row], w, rule, c, o, func(n int, r *Result) {
+			if r == nil {
+				o.phase("%s, round %d of %d, attempt %d", rows[s.row].Name, s.round+1, rule.Runs, n)
+			} else {
+				told(rows[s.row].Name, s.round+1, n, r)
 			}
-			attempts = append(attempts, r)
-			told(rows[s.row].Name, s.round+1, attempt+1, r)
-			if !r.Disturbed || r.Partial {
-				break
-			}
+		})
+		if err != nil {
+			failed = fmt.Errorf("row %s, round %d: %w", rows[s.row].Name, s.round+1, err)
 		}
-		choose(attempts)
 		perRow[s.row] = append(perRow[s.row], attempts...)
 		all = append(all, attempts...)
 		if failed = errors.Join(failed, ctx.Err()); failed != nil {
@@ -257,6 +263,25 @@ func Compare(ctx context.Context, rows []Row, w Workload, rule RepeatRule, c Con
 		table = append(table, Summarize(row.Name, w.Partitions, perRow[i]))
 	}
 	return table, all, failed
+}
+
+// attempt makes one slot's runs: the first that is not disturbed is the last, and counts. told hears of each attempt,
+// from 1, before it (r is nil) and after. With an error there are the runs that were made before it.
+func attempt(ctx context.Context, row Row, w Workload, rule RepeatRule, c Confinement, o Options, told func(n int, r *Result)) (attempts []*Result, err error) {
+	defer func() { choose(attempts) }()
+	for n := 1; n <= 1+rule.RepeatsMax; n++ {
+		told(n, nil)
+		r, err := runRow(ctx, row, w, c, o)
+		if err != nil {
+			return attempts, err
+		}
+		attempts = append(attempts, r)
+		told(n, r)
+		if !r.Disturbed || r.Partial {
+			break
+		}
+	}
+	return attempts, nil
 }
 
 // runRow starts a row's target, confines it if it is a process of this machine

@@ -261,17 +261,24 @@ func (r *consumeResult) line() string {
 	return s
 }
 
-// print shows the phases, ratios, and the medians of the pairs that were not disturbed; where all were, of all.
+// print shows the phases, ratios, and medians.
 func (c *consume) print(all []consumeResult) {
-	p := func(format string, args ...any) { fmt.Fprintf(c.stdout, format+"\n", args...) }
 	how := "cold"
 	if c.hot {
 		how = "in the page cache"
 	}
-	p("%d records/s of %d bytes to %s, consumed at their end; %d catch-up readers of %.1f GiB, %s", c.rate, c.size, partitionsOf(c.parts), c.readers, c.backlog, how)
-	p("")
-	p("| run | p50 alone | p50 beside | p99 alone | p99 beside | p99 ratio | catch-up MB/s | steal %% alone, beside |")
-	p("|--:|--:|--:|--:|--:|--:|--:|--:|")
+	table, notes := consumeTable(all)
+	fmt.Fprintf(c.stdout, "%d records/s of %d bytes to %s, consumed at their end; %d catch-up readers of %.1f GiB, %s\n\n%s",
+		c.rate, c.size, partitionsOf(c.parts), c.readers, c.backlog, how, table.markdown())
+	for _, n := range notes {
+		fmt.Fprintf(c.stdout, "\n%s\n", n)
+	}
+}
+
+// consumeTable is a line for each pair of phases, and the medians of the pairs that were not disturbed; where all were, of all.
+func consumeTable(all []consumeResult) (t reportTable, notes []string) {
+	t = reportTable{Caption: "The tail alone, and beside readers that catch up", Words: 1,
+		Head: []string{"run", "p50 alone", "p50 beside", "p99 alone", "p99 beside", "p99 ratio", "catch-up MB/s", "steal % alone, beside"}}
 	runs, disturbed := len(all)/2, 0
 	for i := range runs {
 		if all[2*i].Disturbed || all[2*i+1].Disturbed {
@@ -290,8 +297,11 @@ func (c *consume) print(all []consumeResult) {
 			x := *b.Latency.P99 / *a.Latency.P99
 			ratio = &x
 		}
-		p("| %d | %s | %s | %s | %s | %s | %.0f | %.1f, %.1f |", i+1, micros(a.Latency.P50), micros(b.Latency.P50), micros(a.Latency.P99), micros(b.Latency.P99), number(ratio), speed, a.Steal, b.Steal)
-		if use < runs && (a.Disturbed || b.Disturbed) {
+		line := plain(fmt.Sprint(i+1), micros(a.Latency.P50), micros(b.Latency.P50), micros(a.Latency.P99), micros(b.Latency.P99), number(ratio),
+			fmt.Sprintf("%.0f", speed), fmt.Sprintf("%.1f, %.1f", a.Steal, b.Steal))
+		line[7].Warn = a.Disturbed || b.Disturbed
+		t.Lines = append(t.Lines, line)
+		if use < runs && line[7].Warn {
 			continue
 		}
 		for j, v := range []*float64{a.Latency.P50, b.Latency.P50, a.Latency.P99, b.Latency.P99, ratio, &speed} {
@@ -307,27 +317,28 @@ func (c *consume) print(all []consumeResult) {
 		m := middle(cols[j])
 		return &m
 	}
-	p("| median | %s | %s | %s | %s | %s | %s | |", micros(med(0)), micros(med(1)), micros(med(2)), micros(med(3)), number(med(4)), number(med(5)))
+	t.Lines = append(t.Lines, plain("median", micros(med(0)), micros(med(1)), micros(med(2)), micros(med(3)), number(med(4)), number(med(5)), ""))
 	switch {
 	case disturbed == 0:
 	case use < runs:
-		p("")
-		p("%d of %d runs are left out of the medians (steal over %.0f %%)", disturbed, runs, StealMax)
+		notes = append(notes, fmt.Sprintf("%d of %d runs are left out of the medians (steal over %.0f %%)", disturbed, runs, StealMax))
 	default:
-		p("")
-		p("all runs were disturbed (steal over %.0f %%): the medians are of disturbed runs", StealMax)
+		notes = append(notes, fmt.Sprintf("all runs were disturbed (steal over %.0f %%): the medians are of disturbed runs", StealMax))
 	}
 	if a, b := med(2), med(3); a != nil && b != nil {
-		p("")
-		p("p99 beside / p99 alone, of the medians: %.2f", *b / *a)
+		notes = append(notes, fmt.Sprintf("p99 beside / p99 alone, of the medians: %.2f", *b / *a))
 	}
+	return t, notes
+}
+
+// consumeFile is what "bench consume" leaves.
+type consumeFile struct {
+	Command string          `json:"command"`
+	Machine Machine         `json:"machine"`
+	Target  TargetInfo      `json:"target"`
+	Phases  []consumeResult `json:"phases"` // in turns: alone, beside
 }
 
 func (c *consume) write(all []consumeResult, info TargetInfo) error {
-	return writeJSON(c.out, struct {
-		Command string          `json:"command"`
-		Machine Machine         `json:"machine"`
-		Target  TargetInfo      `json:"target"`
-		Phases  []consumeResult `json:"phases"`
-	}{commandLine(c.args), ReadMachine(info.DataDir), info, all})
+	return writeJSON(c.out, consumeFile{commandLine(c.args), ReadMachine(info.DataDir), info, all})
 }

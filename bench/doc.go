@@ -26,7 +26,10 @@
 //   - CPU steal and device flushes come from the kernel's counters and stand
 //     beside each figure. A run with more than [StealMax] steal is repeated.
 //
-// [File] is what a comparison leaves; "bench report" draws it, [Changes] says what became of it since another.
+// [File] is what a comparison leaves; "bench report" draws it, as a page or in Markdown, [Changes] says what became of it since another.
+//
+// "bench durability" is every policy and peer with every load in one interleaved run (durability.go), and its table has what a power
+// loss takes beside what each costs (matrix.go). reportfiles.go draws what the other commands leave.
 //
 // "bench consume" asks what a consumer that catches up does to those at the end of the log: the same tail
 // (tail.go), alone and beside readers of a backlog (catchup.go), in turns. "bench disk" measures the disk itself, without a

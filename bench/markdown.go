@@ -77,7 +77,7 @@ func stages(table []Summary, sweep bool) string {
 		}
 		name := s.Row
 		if sweep {
-			name = rowKey{s.Row, s.Partitions}.String()
+			name = rowKey{s.Row, s.Partitions, s.Load}.String()
 		}
 		fmt.Fprintf(&b, "- %s: from append to flushed p99 %s", name, micros(s.DurableP99))
 		if s.JournalP99 != nil {
@@ -128,7 +128,7 @@ func notes(table []Summary, sweep bool) string {
 	for _, s := range table {
 		name := s.Row
 		if sweep {
-			name = rowKey{s.Row, s.Partitions}.String()
+			name = rowKey{s.Row, s.Partitions, s.Load}.String()
 		}
 		for _, n := range s.Notes {
 			fmt.Fprintf(&b, "- %s: %s\n", name, n)

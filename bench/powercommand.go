@@ -180,6 +180,7 @@ func mainPowerLoss(ctx context.Context, args []string, simulate Simulator, stdou
 		fmt.Fprintln(stderr, "millrace bench powerloss:", err)
 		return exitFailed
 	}
+	file.Partial = ctx.Err() != nil
 	code := exitOK
 	for _, row := range file.Rows {
 		if !row.OK() {

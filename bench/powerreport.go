@@ -54,6 +54,7 @@ type PowerFile struct {
 	Seed    uint64      `json:"seed"`
 	Machine Machine     `json:"machine"`
 	Rows    []*PowerRow `json:"rows"`
+	Partial bool        `json:"cutShort,omitempty"` // interrupted
 }
 
 // Write stores f as JSON, whole or not at all.
@@ -73,20 +74,8 @@ func PrintPower(w io.Writer, rows []*PowerRow) {
 	}
 	t.Flush()
 	for _, r := range rows {
-		if r.Error != "" {
-			fmt.Fprintf(w, "%s: ended early: %s\n", r.name(), r.Error)
-		}
-		if r.DamagedLogs > 0 {
-			fmt.Fprintf(w, "%s: %d logs came up damaged\n", r.name(), r.DamagedLogs)
-		}
-		if r.BeyondBound > 0 {
-			fmt.Fprintf(w, "%s: FAILED: of what is lost %d records were beyond the bound\n", r.name(), r.BeyondBound)
-		}
-		if r.Promises && !r.Findings.Whole() {
-			fmt.Fprintf(w, "%s: FAILED: it flushes before it acknowledges\n", r.name())
-		}
-		if r.Promises && r.Forgotten > 0 {
-			fmt.Fprintf(w, "%s: FAILED: %d times a log had forgotten an idempotent producer\n", r.name(), r.Forgotten)
+		for _, s := range r.remarks() {
+			fmt.Fprintf(w, "%s: %s\n", r.name(), s)
 		}
 		if !r.OK() {
 			for _, e := range r.Findings.Examples {
@@ -94,6 +83,26 @@ func PrintPower(w io.Writer, rows []*PowerRow) {
 			}
 		}
 	}
+}
+
+// remarks are what the figures do not say by themselves.
+func (r *PowerRow) remarks() (all []string) {
+	if r.Error != "" {
+		all = append(all, "ended early: "+r.Error)
+	}
+	if r.DamagedLogs > 0 {
+		all = append(all, fmt.Sprintf("%d logs came up damaged", r.DamagedLogs))
+	}
+	if r.BeyondBound > 0 {
+		all = append(all, fmt.Sprintf("FAILED: of what is lost %d records were beyond the bound", r.BeyondBound))
+	}
+	if r.Promises && !r.Findings.Whole() {
+		all = append(all, "FAILED: it flushes before it acknowledges")
+	}
+	if r.Promises && r.Forgotten > 0 {
+		all = append(all, fmt.Sprintf("FAILED: %d times a log had forgotten an idempotent producer", r.Forgotten))
+	}
+	return all
 }
 
 // name is the policy, and which points were cut.

@@ -32,7 +32,9 @@ type named struct {
 type reportPage struct {
 	Title        string
 	Partial      bool
-	Files        []named
+	Loads        bool // there are runs under load: what is said of them applies
+	Files        []resultFile
+	Parts        []reportPart
 	Sections     []reportSection
 	Environments []reportEnvironment
 }
@@ -71,10 +73,11 @@ type reportTable struct {
 }
 
 type reportCell struct {
-	Text string
-	Bar  float64       // percent of the widest; 0: none
-	Key  template.HTML // before the text
-	Warn bool
+	Text   string
+	Bar    float64       // percent of the widest; 0: none
+	Key    template.HTML // before the text
+	Warn   bool
+	Strong bool // larger than its neighbours
 }
 
 func plain(texts ...string) (cells []reportCell) {
@@ -96,19 +99,30 @@ type reportRow struct {
 	Latency    Latency                 // of Merged
 }
 
-func (r *reportRow) name() string { return rowKey{r.Label, r.Partitions}.String() }
+func (r *reportRow) name() string { return rowKey{Row: r.Label, Partitions: r.Partitions}.String() }
 
-// report writes files as one page that refers to nothing outside of itself.
+// report writes files of produce as one page.
 func report(files []named) ([]byte, error) {
+	var all []resultFile
+	for _, f := range files {
+		all = append(all, resultFile{Name: f.Name, Produce: &f.File})
+	}
+	return reportAll(all)
+}
+
+// reportAll writes files as one page that refers to nothing outside of itself.
+func reportAll(files []resultFile) ([]byte, error) {
 	p := reportPage{Title: "Millrace bench", Files: files}
 	for _, f := range files {
-		p.Partial = p.Partial || f.File.Partial
-		for _, r := range f.File.Runs {
-			p.Partial = p.Partial || r.Partial
-		}
-		p.Environments = append(p.Environments, environment(f))
+		p.Partial = p.Partial || f.partial()
+		p.Loads = p.Loads || f.Produce != nil
+		p.Environments = append(p.Environments, f.environment())
 	}
-	groups, err := groupRows(files)
+	var err error
+	if p.Parts, err = parts(files); err != nil {
+		return nil, err
+	}
+	groups, err := groupRows(produced(files, false))
 	if err != nil {
 		return nil, err
 	}
@@ -129,6 +143,15 @@ func report(files []named) ([]byte, error) {
 // writeReport stores a report, whole or not at all.
 func writeReport(path string, files []named) error {
 	b, err := report(files)
+	if err != nil {
+		return err
+	}
+	return replace(path, b)
+}
+
+// writeReportAll is the same of files of any command.
+func writeReportAll(path string, files []resultFile) error {
+	b, err := reportAll(files)
 	if err != nil {
 		return err
 	}
@@ -178,11 +201,20 @@ func (r *reportRow) merge() error {
 	if r.Used = counted(r.Runs); len(r.Used) == 0 {
 		r.Used = r.Runs
 	}
+	var all []Latency
 	for _, run := range r.Used {
-		if run.Latency.Histogram == "" {
+		all = append(all, run.Latency)
+	}
+	return r.mergeAll(all, r.Runs[0].Workload.Batch)
+}
+
+// mergeAll adds up histograms of records that were handed over batch at a time.
+func (r *reportRow) mergeAll(all []Latency, batch int) (err error) {
+	for _, l := range all {
+		if l.Histogram == "" {
 			continue
 		}
-		h, err := hdrhistogram.Decode([]byte(run.Latency.Histogram))
+		h, err := hdrhistogram.Decode([]byte(l.Histogram))
 		if err != nil {
 			return fmt.Errorf("histogram: %w", err)
 		}
@@ -193,11 +225,9 @@ func (r *reportRow) merge() error {
 			return fmt.Errorf("histogram: %d samples are out of range", dropped)
 		}
 	}
-	if r.Merged == nil {
-		return nil
+	if r.Merged != nil {
+		r.Latency, err = summarize(r.Merged, batch, false)
 	}
-	var err error
-	r.Latency, err = summarize(r.Merged, r.Runs[0].Workload.Batch, false)
 	return err
 }
 

@@ -96,18 +96,19 @@ func environment(f named) reportEnvironment {
 	}
 	first, last := f.File.Runs[0].Started, f.File.Runs[len(f.File.Runs)-1].Started
 	fact("started (UTC)", "%s; the last run %s", first.UTC().Format(time.DateTime), last.UTC().Format(time.DateTime))
-	fact("CPU", "%d × %s%s", m.CPUs, or(m.CPU, "unknown"), map[bool]string{true: ", virtual"}[m.Hypervisor])
-	fact("governor", "%s", m.Governor)
-	fact("memory", "%d MiB", m.Memory>>20)
-	fact("kernel", "Linux %s", m.Kernel)
-	fact("bench", "%s, %s, %s", m.Tool, m.Go, f.File.Runs[0].Target.ClientLib)
-	e.Facts = append(e.Facts, m.Disk.facts()...)
+	fact("client", "%s", f.File.Runs[0].Target.ClientLib)
+	e.Facts = append(e.Facts, m.facts()...)
 	if rule := f.File.Rule; rule.Runs > 0 {
 		fact("repeats", "%d runs a row wanted; one with over %.0f %% CPU steal is disturbed and made again, up to %d times", rule.Runs, rule.StealMax, rule.RepeatsMax)
 	}
 	e.Rows = reportTable{Caption: "Brokers and the settings read back", Words: 6, Head: []string{"row", "acknowledged means", "version", "CPUs", "start to ready", "settings"}}
 	keys, runs := rowsOf(f.File)
+	seen := map[string]bool{}
 	for _, k := range keys {
+		if f.File.Matrix && seen[k.Row] { // only the load is another
+			continue
+		}
+		seen[k.Row] = true
 		r := runs[k][0]
 		e.Rows.Lines = append(e.Rows.Lines, plain(k.String(), string(r.Class), or(r.Target.Version, "unknown"), or(r.Target.CPUs, "any"), seconds(r.Target.Ready), settingsLine(r)))
 		e.Settings = append(e.Settings, settings(k, r))
@@ -124,6 +125,22 @@ func settings(k rowKey, r *Result) reportSettings {
 		s.Lines = append(s.Lines, key+"="+r.Settings[key])
 	}
 	return s
+}
+
+// facts are what is known of the machine.
+func (m Machine) facts() (all []reportFact) {
+	for _, f := range []reportFact{
+		{"CPU", fmt.Sprintf("%d × %s%s", m.CPUs, or(m.CPU, "unknown"), map[bool]string{true: ", virtual"}[m.Hypervisor])},
+		{"governor", m.Governor},
+		{"memory", fmt.Sprintf("%d MiB", m.Memory>>20)},
+		{"kernel", "Linux " + m.Kernel},
+		{"bench", m.Tool + ", " + m.Go},
+	} {
+		if f.Value != "" {
+			all = append(all, f)
+		}
+	}
+	return append(all, m.Disk.facts()...)
 }
 
 // facts are what is known of the disk; what could not be read is not among them.

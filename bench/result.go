@@ -149,6 +149,9 @@ type File struct {
 	Curves  []Curve    `json:"curves,omitempty"` // of bench curve, and of a workload whose rate was looked for
 	Search  Search     `json:"search,omitzero"`
 	Partial bool       `json:"cutShort,omitempty"` // ended before all runs were made
+
+	Matrix bool     `json:"durabilityMatrix,omitempty"` // of bench durability: a row has runs of several loads
+	Notes  []string `json:"notes,omitempty"`            // of such a file: what was not measured, and why
 }
 
 // ReadFile reads what Write stored. It fails on other files, of other commands too.

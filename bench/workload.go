@@ -82,6 +82,15 @@ func (w *Workload) Validate() error {
 	return nil
 }
 
+// shape names what is asked besides the number of partitions, as far as it differs within a durability matrix.
+func (w Workload) shape() string {
+	loop := "saturated"
+	if w.Rate > 0 {
+		loop = "at a fixed rate"
+	}
+	return fmt.Sprintf("acks %s, %d a batch, %s", w.Acks, w.Batch, loop)
+}
+
 // with returns w with further topic settings.
 func (w Workload) with(config map[string]string) Workload {
 	merged := maps.Clone(w.TopicConfig)
