@@ -86,6 +86,7 @@ func (l *Log) removeSegments(base int64) {
 	h, dir := l.host(), l.path
 	var paths []string
 	var segments []*segment
+	gone := 0 // of these, that have no .log any more
 	l.enqueueRelief(&job{name: "remove segments",
 		start: func() {
 			for i, s := range l.segments {
@@ -105,6 +106,7 @@ func (l *Log) removeSegments(base int64) {
 				if err := h.Rename(p, p+suffixDeleted); err != nil && !errors.Is(err, fs.ErrNotExist) {
 					return err
 				}
+				gone = i/len(segmentSuffixes) + 1 // the .log is the first
 				// One segment after the other: a crash leaves no hole.
 				if (i+1)%len(segmentSuffixes) == 0 {
 					if err := syncDir(h, dir); err != nil {
@@ -116,10 +118,13 @@ func (l *Log) removeSegments(base int64) {
 		},
 		done: func(err error) {
 			if isNoSpace(err) && l.fence == nil {
-				// The directory had no room for the other name. What has one already is passed over then.
-				l.removing, l.unremoved = 0, max(l.unremoved, base)
+				// The directory had no room for the other name. What has one is removed; after a cut base means nothing.
+				l.removing = 0
+				if !l.cutting {
+					l.unremoved = max(l.unremoved, base)
+				}
 				l.retainAt = l.core.io.Now() + spaceRetry
-				return
+				segments, err = segments[:gone], nil
 			}
 			if err != nil {
 				l.fail(dir, fmt.Errorf("remove segments below %d: %w", base, err))

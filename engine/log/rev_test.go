@@ -1,0 +1,155 @@
+package log
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/millrace/millrace/engine/record"
+	"github.com/millrace/millrace/ring"
+	"github.com/millrace/millrace/ring/sim"
+)
+
+// TestSwapOfSegmentsThatEndEarly: Kafka's cleaner leaves segments whose last batch is gone. A crash in the exchange of such does not
+// fence the log.
+func TestSwapOfSegmentsThatEndEarly(t *testing.T) {
+	for n := 1; ; n++ {
+		r := newCleaned(t, 1)
+		r.open()
+		l := r.create("t")
+		r.pause()
+		for i := range 30 {
+			r.append1(l, valued(1000, fmt.Sprint(i%10), 200), Client)
+		}
+		r.settle(l)
+		if err := r.closeAll(); err != nil {
+			t.Fatal(err)
+		}
+		names := r.named(suffixLog)
+		for _, name := range names[:len(names)-1] {
+			b, err := ring.ReadFile(r.disk, name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			last := 0
+			for rest := b; len(rest) > 0; {
+				last = len(b) - len(rest)
+				if _, rest, err = record.Next(rest); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if last == 0 {
+				t.Fatal("one batch only")
+			}
+			if err := ring.WriteFileAtomic(r.disk, name, b[:last]); err != nil {
+				t.Fatal(err)
+			}
+			for _, s := range []string{suffixIndex, suffixTime} {
+				r.disk.Remove(strings.TrimSuffix(name, suffixLog) + s)
+			}
+		}
+		r.config.SegmentBytes = 3000
+		r.open()
+		r.pause()
+		if l = r.find("t"); l.Err() != nil {
+			t.Fatal(l.Err())
+		}
+		r.settle(l)
+		r.world.CrashAfter(r.disk, n, sim.PowerLossClean)
+		cleanings := r.core.stats.Cleanings
+		r.resume()
+		for !r.disk.Crashed() && r.core.stats.Cleanings == cleanings {
+			if !r.turn() && !r.disk.Crashed() {
+				t.Fatal("nothing happens")
+			}
+		}
+		if !r.disk.Crashed() {
+			r.world.Close()
+			if n < 10 {
+				t.Fatalf("no crash, %d", n)
+			}
+			return
+		}
+		r.disk.Restart()
+		before := r.listing()
+		r.open()
+		if l = r.find("t"); l.Err() != nil {
+			t.Fatalf("crash at event %d: %v\n%s", n, l.Err(), before)
+		}
+		r.world.Close()
+	}
+}
+
+// TestCutOfWhatIsBeingRemoved: a removal found no room for a name; a cut to before its end makes that segment the active one.
+func TestCutOfWhatIsBeingRemoved(t *testing.T) {
+	r := newRig(t, 1)
+	r.config.Policy, r.config.SegmentBytes = File, 900
+	r.open()
+	l := r.create("t")
+	r.fill(l, 60)
+	r.idle(l)
+	l.SetHighWatermark(l.LogEnd())
+	if err := r.rules.Add(`(Rename (path "*.index") (nth 2) ENOSPC)`); err != nil {
+		t.Fatal(err)
+	}
+	r.config.RetentionBytes = 1000
+	if err := l.SetConfig(r.config); err != nil {
+		t.Fatal(err)
+	}
+	l.Retain()
+	r.idle(l)
+	if l.unremoved == 0 || l.Err() != nil {
+		t.Fatal(l.unremoved, l.Err())
+	}
+	to := l.segments[1].base + 2
+	r.must("truncate", func(d Done) { l.Truncate(to, d) })
+	r.fill(l, 2)
+	r.idle(l)
+	end := l.LogEnd()
+	if l.Stable() != end || l.Err() != nil {
+		t.Fatal(l.Stable(), end, l.Err())
+	}
+	before := r.listing()
+	r.disk.Crash(sim.PowerLossClean)
+	r.disk.Restart()
+	r.open()
+	if l = r.find("t"); l.Err() != nil || l.LogEnd() != end {
+		t.Fatalf("end %d of %d, start %d, %v\n%s", l.LogEnd(), end, l.LogStart(), l.Err(), before)
+	}
+}
+
+// TestRemovalThatFailsBeforeACut: what a removal could not do is not done to what comes in after a cut.
+func TestRemovalThatFailsBeforeACut(t *testing.T) {
+	r := newRig(t, 1)
+	r.config.Policy, r.config.SegmentBytes = File, 900
+	r.open()
+	l := r.create("t")
+	r.fill(l, 60)
+	r.idle(l)
+	l.SetHighWatermark(l.LogEnd())
+	if err := r.rules.Add(`(Rename (path "*.log") ENOSPC)`); err != nil {
+		t.Fatal(err)
+	}
+	r.config.RetentionBytes = 1000
+	if err := l.SetConfig(r.config); err != nil {
+		t.Fatal(err)
+	}
+	l.Retain()
+	to := l.segments[1].base + 2
+	r.config.RetentionBytes = -1
+	if err := l.SetConfig(r.config); err != nil {
+		t.Fatal(err)
+	}
+	r.must("truncate", func(d Done) { l.Truncate(to, d) })
+	r.fill(l, 40)
+	r.idle(l)
+	if l.LogStart() != 0 || l.unremoved != 0 {
+		t.Errorf("start %d, to be removed below %d", l.LogStart(), l.unremoved)
+	}
+	r.rules.Clear()
+	until := r.io.Now() + 3e9
+	r.until("time", func() bool { return r.io.Now() > until })
+	if l.LogStart() != 0 {
+		t.Fatalf("the log starts at %d, cut at %d, end %d", l.LogStart(), to, l.LogEnd())
+	}
+}
