@@ -16,7 +16,7 @@ type arrivals struct {
 
 	mu       sync.Mutex
 	start    time.Time
-	received int64                   // since the start
+	received int64                   // since the start; what came twice counts twice
 	measured int64                   // within the measured time
 	foreign  int64                   // of another run
 	total    *hdrhistogram.Histogram // from the intended time
@@ -174,7 +174,7 @@ func (r *run) collectStreams(res *Result) error {
 		res.note("consumers were given %d records that are not of this run", foreign)
 	}
 	if in.Missing > 0 {
-		res.note("%d deliveries had not happened when the run was given up; they are in no end-to-end latency", in.Missing)
+		res.note("at least %d deliveries had not happened when the run was given up; they are in no end-to-end latency", in.Missing)
 	}
 	return err
 }
@@ -185,5 +185,5 @@ type Consumption struct {
 	RecordsPerSecond float64 `json:"recordsPerSecond"`
 	Latency          Latency `json:"endToEnd"`    // from the intended send time to when a consumer has it
 	Behind           int64   `json:"behind"`      // deliveries of acknowledged records that had not happened at the end of the measured time
-	Missing          int64   `json:"undelivered"` // and not when the run was given up; in no latency
+	Missing          int64   `json:"undelivered"` // and not when the run was given up, at least: what came twice stands for one that did not come; in no latency
 }

@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -105,8 +106,12 @@ func (c *ceiling) measure(ctx context.Context) (int, error) {
 		if failed = w.Validate(); failed != nil {
 			break
 		}
+		of := slices.Clone(rows)
+		for j := range of { // in a file, runs of one row were asked for the same
+			of[j].Name += []string{", saturated", fmt.Sprintf(", at %d/s", w.Rate)}[i]
+		}
 		var made []*Result
-		tables[i], made, failed = Compare(ctx, rows, w, c.rule, confinement, c.options, c.told)
+		tables[i], made, failed = Compare(ctx, of, w, c.rule, confinement, c.options, c.told)
 		results = append(results, made...)
 		if failed != nil {
 			break
@@ -116,7 +121,7 @@ func (c *ceiling) measure(ctx context.Context) (int, error) {
 	f.Rule, f.Partial = c.rule, failed != nil
 	f.Table = append(append(f.Table, tables[0]...), tables[1]...)
 	if failed == nil {
-		fmt.Fprint(c.stdout, ceilingTable(tables[0], tables[1], paced, c.rule, f))
+		fmt.Fprint(c.stdout, ceilingTable(c.clients, tables[0], tables[1], paced, c.rule, f))
 	}
 	if err := errors.Join(failed, c.store(f)); err != nil {
 		return exitFailed, err
@@ -124,8 +129,8 @@ func (c *ceiling) measure(ctx context.Context) (int, error) {
 	return exitOf(results), nil
 }
 
-// ceilingTable writes both parts beside each other: the same clients in the same order.
-func ceilingTable(fast, paced []Summary, w Workload, rule RepeatRule, f File) string {
+// ceilingTable writes both parts beside each other: rows of the same clients in the same order.
+func ceilingTable(clients []string, fast, paced []Summary, w Workload, rule RepeatRule, f File) string {
 	var b strings.Builder
 	rate := float64(w.Rate)
 	fmt.Fprintf(&b, "%s. %d partitions, %d producers, %d-byte records, %d a batch, acks %s, idempotent %v. Medians of %d interleaved runs of %v.\n\n",
@@ -138,7 +143,7 @@ func ceilingTable(fast, paced []Summary, w Workload, rule RepeatRule, f File) st
 		if s.Marked || p.Marked {
 			mark = " (disturbed)"
 		}
-		fmt.Fprintf(&b, "| %s%s | %s | %.1f | %s | %s | %s | %s | %.1f | %.1f | %d, %d |\n", s.Row, mark, number(&s.RecordsPerSecond), s.BytesPerSecond/1e6,
+		fmt.Fprintf(&b, "| %s%s | %s | %.1f | %s | %s | %s | %s | %.1f | %.1f | %d, %d |\n", clients[i], mark, number(&s.RecordsPerSecond), s.BytesPerSecond/1e6,
 			micros(p.P50), micros(p.P99), micros(p.P999), micros(&p.Max), s.Steal, p.Steal, s.Runs, p.Runs)
 	}
 	fmt.Fprintf(&b, "\n%s", waited(paced, false))

@@ -2,12 +2,14 @@ package bench
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	recordbatch "github.com/millrace/millrace/engine/record"
 	"github.com/millrace/millrace/ring"
 	"github.com/millrace/millrace/ring/posix"
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -161,6 +163,36 @@ func TestFranzWatchTellsNothingWrong(t *testing.T) {
 	r := runOn(t, k, w)
 	if r.Failed == 0 || r.Waits == nil || r.Waits.Flight.Count >= r.Latency.Count {
 		t.Errorf("%d failed; waits of %+v, latency of %d", r.Failed, r.Waits, r.Latency.Count)
+	} else if want := fmt.Sprintf("waits are of %d of %d records", r.Waits.Flight.Count, r.Latency.Count); !slices.Contains(r.Notes, want) {
+		t.Errorf("no %q in the notes %q", want, r.Notes)
+	}
+}
+
+// A batch that is sent again is not a first one. With another producer id or epoch sequences begin anew, and nothing is known any more.
+func TestFranzWatchFirst(t *testing.T) {
+	batch := func(producer int64, epoch int16, sequence int32) recordbatch.Batch {
+		var b recordbatch.Builder
+		b.Begin(nil, 0)
+		b.SetProducer(producer, epoch, sequence, false)
+		b.Add(0, nil, []byte("value"))
+		return b.Finish()
+	}
+	for name, c := range map[string]struct {
+		then        recordbatch.Batch
+		first, sure bool
+	}{
+		"the next":         {batch(0, 0, 1), true, true},
+		"the same again":   {batch(0, 0, 0), false, true},
+		"another epoch":    {batch(0, 1, 0), false, false},
+		"another producer": {batch(8, 0, 0), false, false},
+	} {
+		var q watchedQueue
+		if first, sure := q.first(batch(0, 0, 0)); !first || !sure {
+			t.Fatalf("the first is not: %v, %v", first, sure)
+		}
+		if first, sure := q.first(c.then); first != c.first || sure != c.sure {
+			t.Errorf("%s: first %v, sure %v", name, first, sure)
+		}
 	}
 }
 
@@ -170,6 +202,7 @@ func TestParseClients(t *testing.T) {
 		"--client fast":      `"fast" is not franz or lean`,
 		"--client lean,lean": "lean is there twice",
 		"--client lean --null --bootstrap-server h:1":   "exclude each other",
+		"--null --compare null=os":                      `two rows are called "null"`,
 		"--client franz,lean --partitions 1,2 --rate x": "invalid value",
 	} {
 		if _, err := parseProduce(strings.Fields(args), &errs); err == nil || !strings.Contains(err.Error(), want) {

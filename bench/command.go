@@ -298,8 +298,8 @@ func (p *produce) targetFlags(f *flag.FlagSet) {
 	f.StringVar(&p.asked.compare, "compare", "", "`rows` of our own broker, each a flush policy, as write,file,journal,interval,os; with --serve and other settings too: [NAME=]journal+ring.backend=posix")
 	f.Var(&p.asked.managed, "peer", "a peer that is installed, started and stopped here as a row, with or without --compare: `[NAME=]kafka[+topic.setting=value]` or [NAME=]nats[+sync_interval=always]; repeatable")
 	f.Var(&p.peers, "peer-bootstrap", "another broker as a row, with or without --compare: `NAME=HOST:PORT[,HOST:PORT][+topic.setting=value]`; repeatable")
-	f.IntVar(&p.rule.Runs, "runs", p.rule.Runs, "when comparing: runs of each row")
-	f.IntVar(&p.rule.RepeatsMax, "repeats", 2, fmt.Sprintf("when comparing: how often a run with more than %.0f %% CPU steal is made again", StealMax))
+	f.IntVar(&p.rule.Runs, "runs", p.rule.Runs, "runs of each row (produce: when comparing; curve: of each rate)")
+	f.IntVar(&p.rule.RepeatsMax, "repeats", 2, fmt.Sprintf("how often a run with more than %.0f %% CPU steal is made again (produce: when comparing)", StealMax))
 }
 
 // loadFlags are those that say what a record and a run are.
@@ -439,6 +439,9 @@ func (p *produce) checkNames() error {
 			return err
 		}
 		names = append(names, name)
+	}
+	if p.null {
+		names = append(names, nullName)
 	}
 	slices.Sort(names)
 	for i := range len(names) - 1 {

@@ -49,7 +49,6 @@ func (s *Search) flags(f *flag.FlagSet, from int64) {
 
 func (c *curve) measure(ctx context.Context) (int, error) {
 	c.progress()
-	c.options.Phase = nil // a line a point is enough
 	confinement := c.confinement()
 	rows, err := c.allRows(ctx, confinement)
 	if err != nil {
@@ -57,7 +56,7 @@ func (c *curve) measure(ctx context.Context) (int, error) {
 	}
 	f := File{}
 	for _, n := range c.partitions {
-		curves, runs, failed := c.search.Rates(ctx, rows, c.of(n), c.rule, confinement, c.options, c.point)
+		curves, runs, failed := c.search.Rates(ctx, rows, c.of(n), c.rule, confinement, c.quiet(), c.point) // a line a point is enough
 		f.Curves, f.Runs = append(f.Curves, curves...), append(f.Runs, runs...)
 		if err = failed; err != nil {
 			break

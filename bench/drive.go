@@ -30,10 +30,13 @@ func newPacer(r *run, first, stride int) *pacer {
 	return &pacer{run: r, schedule: Schedule{Rate: r.w.Rate, Batch: r.w.Batch}, next: int64(first), stride: int64(stride)}
 }
 
-// step sends all that is due, and says how long it is until the next is.
+// burst is how many sends a pacer that is behind makes at a time, so that the thread that drives it gets to its ring.
+const burst = 32
+
+// step sends what is due, burst sends at most, and says how long it is until the next is: 0 where it is due already.
 func (p *pacer) step(ctx context.Context) (wait time.Duration, more bool) {
 	r := p.run
-	for ; ; p.next += p.stride {
+	for range burst {
 		if ctx.Err() != nil {
 			return 0, false // the run was ended: nobody was kept waiting
 		}
@@ -58,7 +61,9 @@ func (p *pacer) step(ctx context.Context) (wait time.Duration, more bool) {
 			r.lagMu.Unlock()
 		}
 		r.producers[p.next%int64(len(r.producers))].send(at)
+		p.next += p.stride
 	}
+	return 0, true
 }
 
 // drive offers a producer's share of the load from its client's own thread.

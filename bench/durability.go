@@ -459,11 +459,10 @@ func (d *durability) measure(ctx context.Context, simulate Simulator) (int, erro
 	power := d.cutPower(ctx, ledger)
 	file, failed := File{}, 0
 	if ctx.Err() == nil {
-		if file, failed, err = d.rounds(ctx, cells, c); err != nil {
-			return exitFailed, err
-		}
+		file, failed, err = d.rounds(ctx, cells, c)
 	}
-	code, err := d.finish(power, file)
+	code, unwritten := d.finish(power, file)
+	err = errors.Join(err, unwritten)
 	if failed > 0 {
 		err = errors.Join(err, fmt.Errorf("%d of %d rows and loads could not be run; the notes say why", failed, len(cells)))
 	}

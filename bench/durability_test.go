@@ -239,6 +239,23 @@ func TestDurabilityGround(t *testing.T) {
 	}
 }
 
+// A matrix has the ledger of its own run; of others only where there is none.
+func TestLedgerOf(t *testing.T) {
+	file := func(command string, lost int64) resultFile {
+		return resultFile{Power: &PowerFile{Command: command, Rows: []*PowerRow{{Policy: "os", Findings: Findings{Lost: lost}}}}}
+	}
+	files := []resultFile{file("a", 1), file("b", 2), {Produce: &File{}}}
+	for command, want := range map[string][]int64{"a": {1}, "b": {2}, "c": {1, 2}} {
+		var got []int64
+		for _, r := range ledgerOf(files, command)["os"] {
+			got = append(got, r.Findings.Lost)
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%s: %v, want %v", command, got, want)
+		}
+	}
+}
+
 func TestLossOf(t *testing.T) {
 	for _, c := range []struct {
 		rows         []*PowerRow

@@ -19,9 +19,11 @@ import (
 // requests themselves: the records of a partition leave in the order in which they got it.
 //
 // A batch that is sent again is known by its sequence. Where a record fails, or a batch without sequence may have been sent again, that
-// order is lost: from then on nothing is told.
+// order is lost: from then on nothing is told. So it is where a producer begins anew, with another id or epoch: what had left has new
+// sequences then.
 type franzWatch struct {
 	began     time.Time
+	requests  int                              // produce requests that a broker may have in flight
 	waited    func(value []byte, w lean.Waits) // set before anything is sent
 	producing atomic.Pointer[watched]          // the record that Produce is called with
 	lost      atomic.Bool
@@ -59,6 +61,7 @@ func (*watched) Value(any) any { return nil }
 type watchedQueue struct {
 	records    []*watched
 	head       int
+	known      bool // the producer below
 	producerID int64
 	epoch      int16
 	next       int32
@@ -74,11 +77,15 @@ type franzNode struct {
 	start     int64      // when its writing began
 }
 
-// franzInFlight is how many produce requests the client has in flight at a broker: its own default with idempotence, and what is set without.
+// franzInFlight is how many produce requests the client has in flight at a broker where nobody says otherwise: its own default with
+// idempotence, and what is set without.
 const franzInFlight = 5
 
-func newFranzWatch(w Workload) *franzWatch {
-	return &franzWatch{began: time.Now(), queues: make([]watchedQueue, w.Partitions), nodes: map[int32]*franzNode{}, byPlace: map[string]*franzNode{}}
+func newFranzWatch(w Workload, requests int) *franzWatch {
+	if requests == 0 {
+		requests = franzInFlight
+	}
+	return &franzWatch{began: time.Now(), requests: requests, queues: make([]watchedQueue, w.Partitions), nodes: map[int32]*franzNode{}, byPlace: map[string]*franzNode{}}
 }
 
 func (f *franzWatch) now() int64 { return int64(time.Since(f.began)) }
@@ -179,7 +186,13 @@ func (f *franzWatch) leave(c *watchedConn, frame []byte) {
 				f.lost.Store(true)
 				return
 			}
-			if b := recordbatch.Batch(t.Records); f.queues[t.Partition].first(b) {
+			b := recordbatch.Batch(t.Records)
+			first, sure := f.queues[t.Partition].first(b)
+			if !sure {
+				f.lost.Store(true)
+				return
+			}
+			if first {
 				n.leaving = f.queues[t.Partition].take(n.leaving, int(b.Count()))
 			}
 		}
@@ -198,7 +211,7 @@ func (f *franzWatch) left(c *watchedConn, err error) {
 	if err != nil || f.request.Acks == 0 {
 		return
 	}
-	if n.inFlight++; n.inFlight == franzInFlight {
+	if n.inFlight++; n.inFlight == f.requests {
 		n.fullSince = now
 	}
 }
@@ -252,7 +265,7 @@ func (f *franzWatch) OnBrokerE2E(m kgo.BrokerMetadata, key int16, e kgo.BrokerE2
 	if n == nil || n.inFlight == 0 {
 		return
 	}
-	if n.inFlight--; n.inFlight < franzInFlight {
+	if n.inFlight--; n.inFlight < f.requests {
 		n.notFull(now)
 	}
 	if e.Err() != nil {
@@ -296,20 +309,22 @@ func (q *watchedQueue) push(s *watched) {
 	q.records = append(q.records, s)
 }
 
-// first says whether a batch is sent for the first time.
-func (q *watchedQueue) first(b recordbatch.Batch) bool {
+// first says whether a batch is sent for the first time, and whether that is sure.
+func (q *watchedQueue) first(b recordbatch.Batch) (first, sure bool) {
 	sequence := b.BaseSequence()
 	switch {
 	case b.ProducerID() == recordbatch.NoProducerID:
 		q.next = recordbatch.NoSequence
-		return true
+		return true, true
+	case !q.known:
+		q.known, q.producerID, q.epoch = true, b.ProducerID(), b.ProducerEpoch()
 	case b.ProducerID() != q.producerID || b.ProducerEpoch() != q.epoch: // sequences begin anew
-		q.producerID, q.epoch = b.ProducerID(), b.ProducerEpoch()
+		return false, false
 	case sequence != q.next:
-		return false
+		return false, true
 	}
 	q.next = recordbatch.AddSequence(sequence, b.Count())
-	return true
+	return true, true
 }
 
 // take moves the first n records to dst.

@@ -31,6 +31,7 @@ type javaClient struct {
 	idempotent  bool
 	compression string
 	producer    []kgo.Opt
+	requests    int // in flight at a broker, where producer says so; else 0
 	consumer    []kgo.Opt
 	warnings    []string
 
@@ -109,7 +110,7 @@ func (c *javaClient) finish(d omb.Driver) error {
 	if c.idempotent && c.inFlight != "" && c.inFlight != "5" {
 		c.warn("producerConfig max.in.flight.requests.per.connection=%s: franz-go has 5 in flight for an idempotent producer", c.inFlight)
 	} else if n, err := strconv.Atoi(c.inFlight); err == nil {
-		c.producer = append(c.producer, kgo.MaxProduceRequestsInflightPerBroker(n))
+		c.producer, c.requests = append(c.producer, kgo.MaxProduceRequestsInflightPerBroker(n)), n
 	}
 	if level, ok := c.codecLevel[c.compression]; ok {
 		c.producer = append(c.producer, kgo.ProducerBatchCompression(compressions[c.compression].WithLevel(level)))

@@ -182,6 +182,7 @@ func TestParseWorkloads(t *testing.T) {
 		"--duration says how long":      {file("ever.yaml", strings.Replace(load, "testDurationMinutes: 5", "testDurationMinutes: 0", 1))},
 		"--peer nats: NATS JetStream":   {one, "--peer", "nats"},
 		"exclude each other":            {one, "--serve", "--bootstrap-server", "x:1"},
+		"workloads are for franz":       {one, "--client", "franz,lean"},
 		"flag provided but not defined": {one, "--rate", "5"},
 		"absent.data is not there":      {file("payload.yaml", strings.Replace(load, "useRandomizedPayloads: true", "payloadFile: absent.data", 1))},
 	} {

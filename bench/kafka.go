@@ -45,8 +45,9 @@ type Kafka struct {
 	Client  string // who produces: "" or "franz", or "lean", which needs Rings
 	Rings   *Rings
 
-	ProducerOptions []kgo.Opt // further ones, of every producing client
-	ConsumerOptions []kgo.Opt // further ones, of every client that Subscribe makes
+	ProducerOptions  []kgo.Opt // further ones, of every producing client
+	ProducerInFlight int       // what of them bounds the requests in flight at a broker; 0: nothing does
+	ConsumerOptions  []kgo.Opt // further ones, of every client that Subscribe makes
 
 	info  TargetInfo
 	seeds *kgo.Client
@@ -215,7 +216,7 @@ func (k *Kafka) NewClient(topic string, w Workload, done Done) (Client, error) {
 	if k.Client == clientLean {
 		return newLean(k, topic, w, done)
 	}
-	f := &franz{done: done, together: w.Batch > 1 && w.Rate > 0, keys: newKeys(w.Streams), watch: newFranzWatch(w)}
+	f := &franz{done: done, together: w.Batch > 1 && w.Rate > 0, keys: newKeys(w.Streams), watch: newFranzWatch(w, k.ProducerInFlight)}
 	f.records.New = func() any { return new(watched) }
 	opts := []kgo.Opt{
 		kgo.SeedBrokers(strings.Split(k.Address, ",")...),
@@ -237,7 +238,7 @@ func (k *Kafka) NewClient(topic string, w Workload, done Done) (Client, error) {
 		opts = append(opts, kgo.RequiredAcks(kgo.NoAck()))
 	}
 	if !w.Idempotent {
-		opts = append(opts, kgo.DisableIdempotentWrite(), kgo.MaxProduceRequestsInflightPerBroker(5))
+		opts = append(opts, kgo.DisableIdempotentWrite(), kgo.MaxProduceRequestsInflightPerBroker(franzInFlight))
 	}
 	// The client sends as soon as it can. Where records come several at once,
 	// that would tear the first off its batch: then it waits until Send says so.

@@ -1,10 +1,8 @@
 package bench
 
 import (
-	"context"
 	"fmt"
 	"strings"
-	"time"
 
 	"github.com/millrace/millrace/bench/lean"
 	recordbatch "github.com/millrace/millrace/engine/record"
@@ -33,7 +31,7 @@ func clientLib(client string, rings *Rings) string {
 	return "franz-go " + moduleVersion("github.com/twmb/franz-go")
 }
 
-// leanClient is a Client on package lean.
+// leanClient is a Driven and a Waiting on package lean.
 type leanClient struct {
 	*lean.Client
 	waited func(value []byte, w lean.Waits)
@@ -79,12 +77,6 @@ func newLean(k *Kafka, topic string, w Workload, done Done) (Client, error) {
 
 // Watch implements Waiting.
 func (l *leanClient) Watch(waited func(value []byte, w lean.Waits)) { l.waited = waited }
-
-// Drain implements Client.
-func (l *leanClient) Drain(ctx context.Context) error { return l.Client.Drain(ctx) }
-
-// Drive implements Driven.
-func (l *leanClient) Drive(step func() (time.Duration, bool)) { l.Client.Drive(step) }
 
 // Stats implements Client.
 func (l *leanClient) Stats() ClientStats { return ClientStats(l.Client.Stats()) }

@@ -186,11 +186,13 @@ func (r *reportRow) overCapacity() bool {
 	})
 }
 
-// ledgerOf are the rows of the power-loss ledgers among files, by name.
-func ledgerOf(files []resultFile) map[string][]*PowerRow {
+// ledgerOf are the rows of the power-loss ledgers among files, by name: of those that the matrix's own command made where there
+// are such, else of all.
+func ledgerOf(files []resultFile, command string) map[string][]*PowerRow {
+	own := slices.ContainsFunc(files, func(f resultFile) bool { return f.Power != nil && f.Power.Command == command })
 	ledger := map[string][]*PowerRow{}
 	for _, f := range files {
-		if f.Power != nil {
+		if f.Power != nil && (!own || f.Power.Command == command) {
 			for _, r := range f.Power.Rows {
 				ledger[r.Policy] = append(ledger[r.Policy], r)
 			}
@@ -248,8 +250,8 @@ func matrixNotes(f File, ledger map[string][]*PowerRow) (notes []string) {
 
 // matrixParts are the matrices of files; none where there are none.
 func matrixParts(files []resultFile) (all []reportPart, err error) {
-	ledger := ledgerOf(files)
 	for n, f := range produced(files, true) {
+		ledger := ledgerOf(files, f.File.Command)
 		groups, err := groupRows([]named{f})
 		if err != nil {
 			return nil, err

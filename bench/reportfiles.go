@@ -160,9 +160,7 @@ func consumePart(id string, f *consumeFile) (p reportPart, err error) {
 			latencies[which] = append(latencies[which], phase.Latency)
 		}
 		if p99 := phase.Latency.P99; p99 != nil {
-			series[which].Pieces = append(series[which].Pieces, nil)
-			last := len(series[which].Pieces) - 1
-			series[which].Pieces[last] = []chart.Point{{X: float64(i/2 + 1), Y: max(1, *p99)}}
+			series[which].Pieces = append(series[which].Pieces, []chart.Point{{X: float64(i/2 + 1), Y: max(1, *p99)}})
 		}
 	}
 	for i, r := range rows {

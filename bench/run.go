@@ -102,19 +102,31 @@ func Run(ctx context.Context, t Target, w Workload, o Options) (*Result, error) 
 	topics := w.Streams.topicNames(res.Topic)
 	res.Topic = topics[0]
 	o.phase("creating topic %s with %s", res.Topic, partitionsOf(w.Partitions))
+	made := 0
+	defer func() {
+		if o.Keep {
+			return
+		}
+		// Also after an interrupt. A topic that stays is untidy, not wrong.
+		clearing, cancel := clearingContext(ctx, made)
+		defer cancel()
+		for i, topic := range topics[:made] {
+			err := t.Remove(clearing, topic)
+			if err == nil {
+				continue
+			}
+			if clearing.Err() != nil {
+				res.note("%d topics are left behind: %v", made-i, err)
+				return
+			}
+			res.note("the topic is left behind: %v", err)
+		}
+	}()
 	for _, topic := range topics {
 		if err := t.Create(ctx, topic, w); err != nil {
 			return nil, err
 		}
-		if o.Keep {
-			continue
-		}
-		defer func() {
-			// Also after an interrupt. A topic that stays is untidy, not wrong.
-			if err := t.Remove(context.WithoutCancel(ctx), topic); err != nil {
-				res.note("the topic is left behind: %v", err)
-			}
-		}()
+		made++
 	}
 	settings, err := t.Settings(ctx, res.Topic)
 	if err != nil {
@@ -130,12 +142,17 @@ func Run(ctx context.Context, t Target, w Workload, o Options) (*Result, error) 
 	if w.Streams.Backlog > 0 {
 		r.finish.Store(int64(always)) // it says when
 	}
+	// The pacer's thread sleeps in the kernel and senders may block, and so does a lean client's loop: none
+	// may take a processor from the client's own goroutines.
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(runtime.NumCPU() + 4 + leanLoops(t, w)))
 	if err := r.connect(t); err != nil {
 		return nil, err
 	}
 	defer r.close()
 	leave := func() {
-		if err := r.unsubscribe(context.WithoutCancel(ctx), !o.Keep); err != nil {
+		clearing, cancel := clearingContext(ctx, len(r.groups))
+		defer cancel()
+		if err := r.unsubscribe(clearing, !o.Keep); err != nil {
 			res.note("consumers' groups are left behind: %v", err)
 		}
 	}
@@ -153,6 +170,20 @@ func Run(ctx context.Context, t Target, w Workload, o Options) (*Result, error) 
 	r.verify(ctx, t, res, o)
 	res.judge()
 	return res, nil
+}
+
+// clearingContext is what n topics or groups are cleared away with, also after an interrupt. It ends: a broker that does not
+// answer must not keep the bench from ending.
+func clearingContext(ctx context.Context, n int) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), time.Minute+time.Duration(n)*10*time.Millisecond)
+}
+
+// leanLoops is how many threads of lean clients a run has.
+func leanLoops(t Target, w Workload) int {
+	if k := kafkaOf(t); k != nil && k.Client == clientLean {
+		return w.Producers
+	}
+	return 0
 }
 
 // connect makes the producers.
@@ -197,9 +228,6 @@ func (r *run) end() time.Duration { return time.Duration(r.finish.Load()) }
 // load offers the load, waits for its acknowledgements and reads the counters
 // around the measured time.
 func (r *run) load(ctx context.Context, res *Result, m meter, o Options) error {
-	// The pacer's thread sleeps in the kernel and senders may block: neither
-	// may take a processor from the client's own goroutines.
-	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(runtime.NumCPU() + 4))
 	o.phase("%s; warm-up %v, then %v", res.Loop, r.w.Warmup, r.w.Duration)
 	sending, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -366,7 +394,9 @@ func (r *run) pace(ctx context.Context) (unsent int64) {
 		if !more {
 			return p.unsent
 		}
-		sleep(wait)
+		if wait > 0 {
+			sleep(wait)
+		}
 	}
 }
 
@@ -525,7 +555,9 @@ func (r *run) collect(res *Result) (err error) {
 	if res.Lag, err = summarize(r.lag, r.w.Batch, true); err != nil {
 		return err
 	}
-	res.Waits, err = r.waits.summarize(r.w.Batch)
+	if res.Waits, err = r.waits.summarize(r.w.Batch); err == nil && res.Waits != nil && res.Waits.Flight.Count < res.Latency.Count {
+		res.note("waits are of %d of %d records", res.Waits.Flight.Count, res.Latency.Count)
+	}
 	return err
 }
 
@@ -552,6 +584,9 @@ func (r *run) verify(ctx context.Context, t Target, res *Result, o Options) {
 		return
 	case res.Partial:
 		res.Verify.State = "skipped: interrupted"
+		return
+	case r.acknowledged() == 0:
+		res.Verify.State = "skipped: nothing was acknowledged"
 		return
 	}
 	o.phase("reading back %d MiB", bytes>>20)

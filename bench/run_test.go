@@ -179,6 +179,70 @@ func TestRunOpenLoop(t *testing.T) {
 	}
 }
 
+// A pacer that is behind gets to whoever drives it after a burst.
+func TestPacerBehind(t *testing.T) {
+	w := short1s()
+	w.Producers, w.Duration = 1, time.Hour
+	r := &run{w: w, topics: []string{"t"}, ledger: NewLedger(0, 1, w.Partitions), lag: newHistogram(), waits: newWaitTimes()}
+	r.finish.Store(int64(w.Duration))
+	if err := r.connect(&memory{logs: map[int32][][]byte{}}); err != nil {
+		t.Fatal(err)
+	}
+	defer r.close()
+	r.start = time.Now().Add(-time.Second) // 4000 sends are due
+	p := newPacer(r, 0, 1)
+	for n := int64(1); n < 4; n++ {
+		if wait, more := p.step(t.Context()); wait != 0 || !more || p.next != n*burst {
+			t.Errorf("step %d: wait %v, more %v, %d sent", n, wait, more, p.next)
+		}
+	}
+	if err := r.producers[0].client.Drain(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+// Where nothing was acknowledged nothing was read back either.
+func TestNothingAcknowledged(t *testing.T) {
+	t.Parallel()
+	w := short1s()
+	w.Duration = 50 * time.Millisecond
+	r := mustRun(t, &memory{refuses: 1}, w)
+	if want := "skipped: nothing was acknowledged"; r.Verify.State != want || r.OK() || Summarize("r", 3, []*Result{r}).Verified != "skipped" {
+		t.Errorf("read back %q, want %q", r.Verify.State, want)
+	}
+}
+
+// stuck is a memory that does not answer when a topic is to go.
+type stuck struct {
+	memory
+	cleared func(context.Context)
+}
+
+func (s *stuck) Remove(ctx context.Context, _ string) error {
+	s.cleared(ctx)
+	return nil
+}
+
+// Clearing away goes on after an interrupt, and not for ever.
+func TestClearingIsBounded(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	cleared := false
+	s := &stuck{cleared: func(clearing context.Context) {
+		at, bounded := clearing.Deadline()
+		cleared = bounded && clearing.Err() == nil && time.Until(at) < 2*time.Minute
+	}}
+	w := short1s()
+	w.Duration = 50 * time.Millisecond
+	if _, err := Run(ctx, s, w, Options{}); err != nil {
+		t.Fatal(err)
+	}
+	if !cleared {
+		t.Error("the topic was not removed, or that has no bound")
+	}
+}
+
 // A stall must cost what users waiting through it would feel: with a third of
 // the records due in a stall of 333 ms, a tenth of all waited 233 ms at least.
 // A harness that waits for its target would have sent one record in that time.

@@ -72,19 +72,21 @@ func unsustained(r *Result) string {
 }
 
 // growth is by how much the delay grew from the first third of the measured seconds to the last, in seconds a second; 0 where it did not also
-// double, since a delay that is low and changes does not grow, and where there are fewer than 3 whole seconds. A second's delay is its median, or its
-// largest where it has too few samples for a median.
+// double, since a delay that is low and changes does not grow, and where there are fewer than 3 whole seconds. A second's delay is its median, or
+// its largest where one of them has too few samples for a median.
 func growth(intervals []Interval, end time.Duration) float64 {
-	var delays []float64
+	var delays, largest []float64
 	for _, in := range intervals {
 		if in.Warmup || in.Acked == 0 || time.Duration(in.Second)*time.Second > end {
 			continue
 		}
-		d := in.Max
+		largest = append(largest, in.Max/1e6)
 		if in.P50 != nil {
-			d = *in.P50
+			delays = append(delays, *in.P50/1e6)
 		}
-		delays = append(delays, d/1e6)
+	}
+	if len(delays) < len(largest) {
+		delays = largest
 	}
 	third := len(delays) / 3
 	if third == 0 {

@@ -52,6 +52,18 @@ func medians(p50 ...float64) (all []Interval) {
 	return all
 }
 
+// withoutMedians takes the medians of those from this one on; each has a largest of 100 times its median.
+func withoutMedians(all []Interval, from int) []Interval {
+	for i := range all[1:] {
+		in := &all[1+i]
+		in.Max = 100 * *in.P50
+		if i >= from {
+			in.P50 = nil
+		}
+	}
+	return all
+}
+
 func TestGrowth(t *testing.T) {
 	for name, c := range map[string]struct {
 		in    []Interval
@@ -64,6 +76,8 @@ func TestGrowth(t *testing.T) {
 		"one stall at the end":        {medians(2, 2, 2, 2, 2, 2, 2, 2, 900), false},
 		"a stall that is over":        {medians(2, 2, 900, 2, 2, 2), false},
 		"too short":                   {medians(2, 900), false},
+		"no median at the end":        {withoutMedians(medians(2, 2, 2, 2, 2, 2), 4), false},
+		"a queue without medians":     {withoutMedians(medians(2, 12, 22, 32, 42, 52), 0), true},
 		"the end and what came after": {append(medians(2, 2, 2), Interval{Second: 13, Acked: 1, Max: 9e9}), false},
 	} {
 		if got := growth(c.in, 12*time.Second); got > growthMax != c.grows {

@@ -191,7 +191,8 @@ type Subscription interface {
 // consumersReadyMax is how long consumers may take to share out their partitions.
 const consumersReadyMax = time.Minute
 
-// subscribe starts all consumers and waits until every group has every partition.
+// subscribe starts all consumers and waits until every group has every partition, and every consumer its share: before that the first
+// may have all, and the others are about to join.
 func (r *run) subscribe(ctx context.Context, t Target) error {
 	s := r.w.Streams
 	if s.consumers() == 0 {
@@ -221,16 +222,17 @@ func (r *run) subscribe(ctx context.Context, t Target) error {
 	}
 	want := s.Topics * s.Groups * r.w.Partitions
 	for deadline := time.Now().Add(consumersReadyMax); ; {
-		have, failed := 0, error(nil)
+		have, least, failed := 0, r.w.Partitions, error(nil)
 		for _, c := range r.consumers {
-			have += c.Assigned()
+			n := c.Assigned()
+			have, least = have+n, min(least, n)
 			failed = errors.Join(failed, c.Err())
 		}
 		switch {
-		case have == want:
+		case have == want && least >= r.w.Partitions/s.Consumers:
 			return nil
 		case time.Now().After(deadline):
-			return errors.Join(fmt.Errorf("consumers have %d of %d partitions after %v", have, want, consumersReadyMax), failed)
+			return errors.Join(fmt.Errorf("consumers have %d of %d partitions after %v, one of them %d", have, want, consumersReadyMax, least), failed)
 		}
 		select {
 		case <-ctx.Done():
@@ -250,8 +252,11 @@ func (r *run) unsubscribe(ctx context.Context, forget bool) error {
 	r.consumers = nil
 	var failed error
 	for _, g := range r.groups {
-		if forget {
-			failed = errors.Join(failed, r.subscriber.Forget(ctx, g))
+		if !forget {
+			break
+		}
+		if failed = errors.Join(failed, r.subscriber.Forget(ctx, g), ctx.Err()); ctx.Err() != nil {
+			break // the others are left behind too
 		}
 	}
 	r.groups = nil

@@ -190,6 +190,55 @@ func TestRunStreams(t *testing.T) {
 	}
 }
 
+// greedy is a bus whose first consumer has all partitions until all consumers were asked some times.
+type greedy struct {
+	*bus
+	consumers, asked int
+}
+
+type greedyConsumer struct {
+	*busConsumer
+	of     *greedy
+	number int
+}
+
+func (g *greedy) Subscribe(topic, group string, got func([]byte)) (Subscription, error) {
+	c, err := g.bus.Subscribe(topic, group, got)
+	g.consumers++
+	return &greedyConsumer{c.(*busConsumer), g, g.consumers - 1}, err
+}
+
+func (c *greedyConsumer) Assigned() int {
+	if c.of.asked++; c.of.asked > 3*c.of.consumers {
+		return c.busConsumer.Assigned()
+	}
+	if c.number == 0 {
+		return 4
+	}
+	return 0
+}
+
+// A group of which one consumer has all partitions is about to share them out: it is not ready.
+func TestConsumersHaveTheirShares(t *testing.T) {
+	g := &greedy{bus: newBus()}
+	w := Workload{Partitions: 4, Streams: Streams{Topics: 1, Groups: 1, Consumers: 3}}
+	if err := g.Create(t.Context(), "t", w); err != nil {
+		t.Fatal(err)
+	}
+	r := &run{w: w, topics: []string{"t"}}
+	if err := r.subscribe(t.Context(), g); err != nil {
+		t.Fatal(err)
+	}
+	for i, c := range r.consumers {
+		if n := c.Assigned(); n < 1 || n > 2 {
+			t.Errorf("consumer %d has %d partitions", i, n)
+		}
+	}
+	if g.asked <= 9 {
+		t.Errorf("ready when asked for the %dth time", g.asked)
+	}
+}
+
 func TestRunStreamsCatchesLoss(t *testing.T) {
 	t.Parallel()
 	b := newBus()

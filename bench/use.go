@@ -36,10 +36,6 @@ type Use struct {
 // OthersMax is how many CPUs other programs may use during a run before its result says so.
 const OthersMax = 0.2
 
-// tick is the kernel's unit of CPU time: USER_HZ is 100 on every Linux that Go
-// runs on.
-const tick = 10 * time.Millisecond
-
 // cpuTimes are ticks of all CPUs since boot.
 type cpuTimes struct{ total, idle, steal uint64 }
 
@@ -156,7 +152,7 @@ func (m meter) between(from, to sample) Use {
 		cpu := (to.broker - from.broker).Seconds()
 		u.BrokerCPU = &cpu
 		busy := float64(to.cpu.total-from.cpu.total) - float64(to.cpu.idle-from.cpu.idle) - float64(to.cpu.steal-from.cpu.steal)
-		others := max(0, busy*tick.Seconds()-u.ClientCPU-cpu)
+		others := max(0, busy*process.Tick.Seconds()-u.ClientCPU-cpu)
 		u.OthersCPU = &others
 		if rss := residentBytes(m.pid); rss > 0 {
 			u.BrokerRSS = &rss

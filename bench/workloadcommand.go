@@ -86,6 +86,9 @@ func (c *workloads) check() error {
 	if c.probe <= 0 {
 		return fmt.Errorf("--probe %v", c.probe)
 	}
+	if slices.Contains(c.clients, clientLean) {
+		return fmt.Errorf("--client %s: workloads are for %s", clientLean, clientFranz)
+	}
 	config := map[string]string{}
 	for _, p := range c.driver.Topic {
 		config[p.Key] = p.Value
@@ -188,7 +191,7 @@ func (c *workloads) one(ctx context.Context, file *omb.Workload, rows []Row, con
 		if k == nil {
 			return exitFailed, fmt.Errorf("row %s: workloads are for the Kafka protocol", row.Name)
 		}
-		k.ProducerOptions, k.ConsumerOptions = c.client.options(w), c.client.consumer
+		k.ProducerOptions, k.ProducerInFlight, k.ConsumerOptions = c.client.options(w), c.client.requests, c.client.consumer
 	}
 	c.say("%s: %s", file.Path, file.Name)
 	var f File
@@ -274,6 +277,8 @@ func kafkaOf(t Target) *Kafka {
 		return &t.Kafka
 	case *Managed:
 		return &t.Kafka
+	case *NullBroker:
+		return &t.Kafka
 	}
 	return nil
 }
@@ -296,8 +301,8 @@ func (c *workloads) write(file *omb.Workload, f File) error {
 			driver += " " + r.Row
 		}
 		name := file.Base() + "-" + notInNames.ReplaceAllString(driver, "-")
-		if count[driver]++; count[driver] > 1 {
-			name += fmt.Sprintf("-%d", count[driver])
+		if count[name]++; count[name] > 1 {
+			name += fmt.Sprintf("-%d", count[name])
 		}
 		b, err := json.MarshalIndent(testResult(file, driver, r), "", "  ")
 		if err == nil {

@@ -105,7 +105,8 @@ type Client struct {
 	driver  *driver
 	driven  bool // Send is called by the driver's step
 	stepAt  int64
-	stepped uint64 // ended, at the last step
+	stepped uint64          // ended, at the last step
+	waiting []chan struct{} // Drains that it has heard of
 
 	called  atomic.Bool // something below waits for the loop
 	closing atomic.Bool
@@ -222,7 +223,7 @@ func (c *Client) Drive(step func() (wait time.Duration, more bool)) {
 	}
 }
 
-// Drain waits until every record has ended, or ctx.
+// Drain waits until every record that was sent before has ended, or ctx.
 func (c *Client) Drain(ctx context.Context) error {
 	drained := make(chan struct{})
 	c.mu.Lock()
@@ -322,6 +323,7 @@ func (c *Client) hear() {
 		if c.asked != nil && c.driver == nil {
 			c.driver, c.asked, c.stepAt = c.asked, nil, 0
 		}
+		c.waiting, c.drains = append(c.waiting, c.drains...), nil
 		c.mu.Unlock()
 		values := c.taken.values
 		for _, l := range c.taken.letters {
@@ -329,15 +331,11 @@ func (c *Client) hear() {
 			values = values[l.count:]
 		}
 	}
-	if c.holds == 0 {
-		c.mu.Lock()
-		if len(c.mail.letters) == 0 {
-			for _, d := range c.drains {
-				close(d)
-			}
-			c.drains = nil
+	if c.holds == 0 && len(c.waiting) > 0 {
+		for _, d := range c.waiting {
+			close(d)
 		}
-		c.mu.Unlock()
+		c.waiting = c.waiting[:0]
 	}
 }
 

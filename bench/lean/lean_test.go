@@ -192,6 +192,44 @@ func TestErrorsThatGoAway(t *testing.T) {
 	})
 }
 
+// Until a partition has taken its first batch no other is on its way there: Kafka would take a later one from a producer that it
+// does not know, and then refuse the first.
+func TestFirstBatchGoesAlone(t *testing.T) {
+	onEachRing(t, func(t *testing.T, open func() (ring.IO, error)) {
+		c := cluster(t, &network{})
+		l := newLoad(t, Config{Seeds: c.ListenAddrs(), Acks: -1, Idempotent: true, Open: open})
+		var refused, others atomic.Int32
+		c.ControlKey(int16(kmsg.Produce), func(q kmsg.Request) (kmsg.Response, error, bool) {
+			c.KeepControl()
+			if refused.Load() >= 5 {
+				return nil, nil, false
+			}
+			refused.Add(1)
+			a := q.ResponseKind().(*kmsg.ProduceResponse)
+			for _, qt := range q.(*kmsg.ProduceRequest).Topics {
+				at := kmsg.NewProduceResponseTopic()
+				at.Topic = qt.Topic
+				for _, qp := range qt.Partitions {
+					if record.Batch(qp.Records).BaseSequence() > 0 {
+						others.Add(1)
+					}
+					ap := kmsg.NewProduceResponseTopicPartition()
+					ap.Partition, ap.ErrorCode = qp.Partition, kerr.UnknownTopicOrPartition.Code
+					at.Partitions = append(at.Partitions, ap)
+				}
+				a.Topics = append(a.Topics, at)
+			}
+			return a, nil, true
+		})
+		l.send(200, 1)
+		l.drain(t)
+		l.whole(t, c, 200)
+		if refused.Load() != 5 || others.Load() > 0 {
+			t.Errorf("%d requests were refused, with %d batches behind a first one", refused.Load(), others.Load())
+		}
+	})
+}
+
 // An error that does not go away fails the record, and with sequences all that follows.
 func TestErrorsThatStay(t *testing.T) {
 	onEachRing(t, func(t *testing.T, open func() (ring.IO, error)) {

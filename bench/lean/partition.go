@@ -41,6 +41,7 @@ type partition struct {
 	head, next int
 	inFlight   int
 	holding    bool // start again from head once nothing is in flight
+	known      bool // the broker has taken a batch: it knows where the sequence is
 	waits      bool // in conn.waiting
 	sequence   int32
 
@@ -181,8 +182,13 @@ func (p *partition) peek() *batch {
 	return nil
 }
 
-// schedule queues the partition at its leader's connection if it has something to send.
+// schedule queues the partition at its leader's connection if it has something to send. With sequences the first batch goes alone:
+// Kafka takes any sequence from a producer that it does not know, so a second one that is taken where the first was refused, since
+// the partition was just being made, would leave no place for the first.
 func (p *partition) schedule() {
+	if p.c.cfg.Idempotent && !p.known && p.inFlight > 0 {
+		return
+	}
 	if !p.waits && !p.holding && p.conn != nil && p.peek() != nil {
 		p.waits = true
 		p.conn.waiting = append(p.conn.waiting, p)
@@ -215,6 +221,7 @@ func (p *partition) settle(b *batch, code int16, message []byte, now int64) {
 	switch {
 	case code == 0 || code == wire.DuplicateSequenceNumber:
 		p.inFlight--
+		p.known = true
 		p.done(b, nil, now)
 	case wire.Retriable(code) || code == wire.OutOfOrderSequenceNumber && c.cfg.Idempotent && !oldest: // the one before it is to be sent again
 		p.back(b)

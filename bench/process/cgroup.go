@@ -113,8 +113,8 @@ func groupCPU(stat string) (time.Duration, error) {
 	return time.Duration(usec) * time.Microsecond, nil
 }
 
-// tick is the kernel's unit of CPU time: USER_HZ is 100 on every Linux that Go runs on.
-const tick = 10 * time.Millisecond
+// Tick is the kernel's unit of CPU time: USER_HZ is 100 on every Linux that Go runs on.
+const Tick = 10 * time.Millisecond
 
 // StatCPU reads user and system time of a process, dead threads included, from /proc/PID/stat.
 func StatCPU(stat string) (time.Duration, error) {
@@ -131,5 +131,5 @@ func StatCPU(stat string) (time.Duration, error) {
 	if err != nil {
 		return 0, fmt.Errorf("process stat: %w", err)
 	}
-	return time.Duration(user+system) * tick, nil
+	return time.Duration(user+system) * Tick, nil
 }

@@ -37,8 +37,10 @@ type Process struct {
 }
 
 // Start starts the child.
-func (p *Process) Start() error {
-	p.tail = tail{}
+func (p *Process) Start() error { return p.start(newGroup()) }
+
+// command is the child, in a control group unless that is nil.
+func (p *Process) command(group *os.File) *exec.Cmd {
 	cmd := exec.Command(p.Path, p.Args...)
 	cmd.Env = append(os.Environ(), p.Env...)
 	cmd.Stdout = &p.tail
@@ -47,10 +49,16 @@ func (p *Process) Start() error {
 	}
 	cmd.Stderr = cmd.Stdout
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
-	group := newGroup()
 	if group != nil {
 		cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(group.Fd())
 	}
+	cmd.WaitDelay = time.Second // what the child has started may hold its output, and outlive it
+	return cmd
+}
+
+func (p *Process) start(group *os.File) error {
+	p.tail = tail{}
+	cmd := p.command(group)
 	exited := make(chan struct{})
 	// The death signal belongs to the thread that started the child: keep it.
 	started := make(chan error)
@@ -58,6 +66,12 @@ func (p *Process) Start() error {
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
 		err := startConfined(cmd, p.CPUs)
+		if err != nil && group != nil && cmd.Process == nil { // where a group may be made, no child may be let into it
+			endGroup(group)
+			group = nil
+			cmd = p.command(nil)
+			err = startConfined(cmd, p.CPUs)
+		}
 		started <- err
 		if err == nil {
 			_ = cmd.Wait() // how it ended is in ProcessState

@@ -1,11 +1,14 @@
 package process
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestTailKeepsTheEnd(t *testing.T) {
@@ -28,5 +31,45 @@ func TestFileTail(t *testing.T) {
 	}
 	if got := FileTail(path); len(got) != TailMax || !strings.HasSuffix(got, "xend") {
 		t.Errorf("%d bytes, ends %q", len(got), got[max(0, len(got)-20):])
+	}
+}
+
+// Where a child is not let into a control group it runs without one.
+func TestStartWithoutItsGroup(t *testing.T) {
+	none, err := os.Open(t.TempDir()) // a directory that is no control group
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := Process{Path: "/bin/sh", Args: []string{"-c", "echo ran"}}
+	if err := p.start(none); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if err := p.Wait(ctx); err != nil || p.Tail() != "ran\n" {
+		t.Errorf("%v, printed %q", err, p.Tail())
+	}
+}
+
+// A grandchild that has left the group and holds the output does not keep Kill from ending.
+func TestKillWithAGrandchild(t *testing.T) {
+	p := Process{Path: "/bin/sh", Args: []string{"-c", "setsid sh -c 'echo there; exec sleep 10' & wait"}}
+	if err := p.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if err := p.Poll(ctx, time.Millisecond, func(context.Context) error {
+		if p.Tail() == "" {
+			return errors.New("it is not there yet")
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	p.Kill()
+	if took := time.Since(began); took > 8*time.Second {
+		t.Errorf("it took %v", took)
 	}
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"maps"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -61,10 +62,22 @@ func TestBenchClientsAndNull(t *testing.T) {
 }
 
 func TestBenchCeiling(t *testing.T) {
-	text := benchOn(t, benchRings().Backend, "ceiling", "--rate", "1000", "--partitions", "4", "--warmup", "100ms", "--duration", "300ms", "--runs", "1", "--repeats", "0")
+	out := filepath.Join(t.TempDir(), "ceiling.json")
+	text := benchOn(t, benchRings().Backend, "ceiling", "--rate", "1000", "--partitions", "4", "--warmup", "100ms", "--duration", "300ms", "--runs", "1", "--repeats", "0", "--out", out)
 	for _, want := range []string{"Null: acknowledges without writing", "at 1,000/s", "\n| franz", "\n| lean"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("no %q in\n%s", want, text)
 		}
+	}
+	f, err := bench.ReadFile(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rates := map[string]int64{}
+	for _, r := range f.Runs {
+		rates[r.Row] = r.Workload.Rate
+	}
+	if want := map[string]int64{"franz, saturated": 0, "franz, at 1000/s": 1000, "lean, saturated": 0, "lean, at 1000/s": 1000}; !maps.Equal(rates, want) || len(f.Table) != len(want) {
+		t.Errorf("%d rows, runs %v, want %v", len(f.Table), rates, want)
 	}
 }
