@@ -33,8 +33,8 @@ const (
 var measured = [...]int{blockSize, 64 << 10}
 
 // Measure compares the ways on the device that the journals are on, by overwriting a file which it makes
-// beside them and removes at once: 20 to 60 ms on a disk that answers within 1 ms. It blocks; nothing else may be on
-// the ring. told says what was measured. With an error the way is DSync. After Begin.
+// beside them and removes at once: 20 to 60 ms on a disk that answers within 1 ms. It blocks; nothing else that takes
+// time may be on the ring. told says what was measured. With an error the way is DSync. After Begin.
 func (f *Files) Measure(io ring.IO) (w Way, told string, err error) {
 	if io.Name() == "sim" {
 		return DSync, "", errors.New("no time passes by itself in the simulator")

@@ -78,6 +78,7 @@ type cleaning struct {
 	changed bool // something went, or was marked
 	ready   bool // it is written and synced, and takes the group's place next
 	done    bool
+	epoch   int32 // of the batch read last
 }
 
 // lastBatch is the last batch of a producer: where it ends, or -1 where all that is known of
@@ -286,6 +287,7 @@ func (c *cleaning) copyOn() error {
 		return nil
 	}
 	b := c.walk.batch
+	c.epoch = b.LeaderEpoch()
 	at := len(c.buf)
 	if err := c.retain(b, c.walk.at >= c.walk.size && c.isLast()); err != nil {
 		return err

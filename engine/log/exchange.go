@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/millrace/millrace/engine/record"
 	"github.com/millrace/millrace/ring"
 )
 
@@ -53,10 +54,16 @@ func (c *cleaning) finish() error {
 		c.discard()
 		return nil
 	}
+	s := c.out
+	if end, base := group[len(group)-1].end, max(s.end, s.base); base < end {
+		// Kafka leaves segments that end before the next one begins; a start could not tell that from damage.
+		at := len(c.buf)
+		c.buf = c.builder.Empty(c.buf, base, end, c.epoch, s.maxTimestamp)
+		s.observe(record.Batch(c.buf[at:]), len(c.buf)-at, s.size, c.cfg.IndexIntervalBytes)
+	}
 	if err := c.flush(); err != nil {
 		return err
 	}
-	s := c.out
 	if err := c.host.Sync(s.fd); err != nil {
 		return &ring.SyncError{Err: fmt.Errorf("%s: sync: %w", c.path(suffixLog+suffixCleaned), err)}
 	}

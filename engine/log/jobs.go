@@ -31,6 +31,9 @@ type jobOp struct {
 // jobsMax bounds the queue; only calls of the log's owner can fill it.
 const jobsMax = 1024
 
+// rollJobs is how many jobs a roll brings.
+const rollJobs = 4
+
 func (l *Log) enqueue(j *job) {
 	l.jobs = append(l.jobs, j)
 	if l.core != nil {
@@ -65,7 +68,7 @@ func (l *Log) refuse(done Done) {
 }
 
 // canRoll says whether the queue has room for what a roll brings.
-func (l *Log) canRoll() bool { return len(l.jobs) < jobsMax }
+func (l *Log) canRoll() bool { return len(l.jobs) <= jobsMax-rollJobs }
 
 // kickJobs starts the first job when nothing is in its way.
 func (l *Log) kickJobs() {

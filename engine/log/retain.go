@@ -30,10 +30,13 @@ func (l *Log) Retain() { l.retain(l.core.io.WallMillis()) }
 // retention.ms, or beyond retention.bytes: from the front, and only what is below
 // the high watermark.
 func (l *Log) retain(wall int64) {
-	if l.fence != nil || l.closing || l.cutting || l.starting {
+	if l.closing || l.cutting || l.starting {
 		return
 	}
 	l.retainSpare()
+	if l.fence != nil {
+		return
+	}
 	if l.producer.expire(wall - l.cfg.ProducerExpirationMs) {
 		l.retainAt = l.core.io.Now() + expireAgain
 	}

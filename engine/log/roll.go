@@ -105,7 +105,7 @@ func (l *Log) enqueueOpen(s *segment) {
 			s.fd, s.open = fd, true
 		}})
 	l.enqueue(&job{name: "sync names",
-		run: func() error { return h.SyncDir(dir) },
+		run: func() error { return syncDir(h, dir) },
 		done: func(err error) {
 			if err != nil {
 				failed(err)
@@ -344,6 +344,9 @@ func (l *Log) kickSnapshot() {
 		return
 	}
 	if all := l.producer.snapshots; len(all) > 0 && all[len(all)-1] > l.published.checkpointed.Load() {
+		return
+	}
+	if slices.Contains(l.producer.durable, l.logEnd) { // a hint must not take the place of one that survives power loss
 		return
 	}
 	l.snapshotTaken()

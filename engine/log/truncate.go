@@ -206,10 +206,6 @@ func (l *Log) planCut(c *cut) {
 	c.keep = cutSegment{s.fd, s.base, s.end, size}
 	c.files = s.takeIndexes()
 	c.epochs = epochs{list: slices.Clone(l.epochs.list)}
-	c.epochs.cutEnd(c.to)
-	if len(c.epochs.list) != len(l.epochs.list) {
-		c.epochsNew = c.epochs.encode()
-	}
 	for _, t := range s.aborted {
 		if t.LastOffset < c.to {
 			c.aborted = append(c.aborted, t)
@@ -247,6 +243,11 @@ func (c *cut) find() error {
 		return err
 	}
 	c.end, c.size = s.end, s.size
+	if had := len(c.epochs.list); had > 0 { // none begins where the log ends: its first batch may go
+		if c.epochs.cutEnd(c.end); len(c.epochs.list) != had {
+			c.epochsNew = c.epochs.encode()
+		}
+	}
 	// Where compaction has made a gap the end may be below a snapshot that is not above the cut.
 	for len(c.producer.snapshots) > 0 {
 		last := len(c.producer.snapshots) - 1

@@ -56,6 +56,20 @@ func (b *Builder) Rewrite(dst []byte, src Batch, r Reader, keep []bool, horizon 
 	return dst, nil
 }
 
+// Empty appends to dst a batch without records, of no producer, that takes the offsets from base up to end, which is not in it.
+func (b *Builder) Empty(dst []byte, base, end int64, epoch int32, timestamp int64) []byte {
+	start := len(dst)
+	b.Begin(dst, None)
+	b.lastDelta, b.base, b.max, b.count = int32(end-1-base), timestamp, timestamp, 1
+	dst = b.Finish()
+	out := Batch(dst[start:])
+	out.SetBaseOffset(base)
+	out.SetLeaderEpoch(epoch)
+	binary.BigEndian.PutUint32(out[countAt:], 0)
+	out.UpdateCRC()
+	return dst
+}
+
 // copy adds a record as it is, at another timestamp delta.
 func (b *Builder) copy(r *Record, timestampDelta int64) {
 	size := 1 + varintSize(timestampDelta) + varintSize(int64(r.offsetDelta)) +
