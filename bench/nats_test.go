@@ -85,6 +85,18 @@ func TestNATSSaturatesWithinWhatIsAsked(t *testing.T) {
 	}
 }
 
+// A delivery that does not arrive makes the client library begin again behind the last that did: nothing is read twice.
+func TestNATSReadsOnWhereItWas(t *testing.T) {
+	s := &natsfake.Server{Mislay: 30}
+	r, err := Run(t.Context(), fakeJetStream(t, s, varzDefault), natsWorkload(), Options{Verify: true, VerifyMax: 1 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.Verify.State != "passed" || r.Verify.Read != 400 {
+		t.Errorf("%+v", r.Verify)
+	}
+}
+
 func TestNATSLossAndRefusalAreSeen(t *testing.T) {
 	n := 0 // the server asks one at a time
 	s := &natsfake.Server{Publish: func(stream string, sequence int, _ []byte) (string, bool) {

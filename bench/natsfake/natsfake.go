@@ -19,6 +19,7 @@ type Server struct {
 	// nil every message is stored and acknowledged. It is called by one goroutine at a time.
 	Publish func(stream string, sequence int, data []byte) (answer string, store bool)
 	Config  string // what streams report beside what was asked, as `,"persist_mode":"async"`
+	Mislay  int    // the delivery of this number, counted over all consumers from 1, does not arrive
 
 	listener net.Listener
 	wait     sync.WaitGroup
@@ -26,8 +27,12 @@ type Server struct {
 	mu      sync.Mutex
 	conns   map[net.Conn]bool
 	streams map[string]*stream
-	read    map[string]int // by consumer: messages that it was given
+	readers map[string]*reader // by consumer's name
+	given   int                // deliveries
 }
+
+// reader is a consumer: next is the index of the message that it is given next, given how many it has been given.
+type reader struct{ next, given int }
 
 type stream struct {
 	config   string
@@ -37,7 +42,7 @@ type stream struct {
 
 // Start listens at address.
 func (s *Server) Start(address string) (err error) {
-	s.conns, s.streams, s.read = map[net.Conn]bool{}, map[string]*stream{}, map[string]int{}
+	s.conns, s.streams, s.readers = map[net.Conn]bool{}, map[string]*stream{}, map[string]*reader{}
 	if s.listener, err = net.Listen("tcp", address); err != nil {
 		return err
 	}
@@ -185,6 +190,16 @@ func (c *client) answer(subject, reply string, data []byte) string {
 		delete(s.streams, name)
 		return `{"success":true}`
 	case strings.HasPrefix(api, "CONSUMER.CREATE."):
+		// The client makes another consumer, from where it has come to, whenever it heard nothing for a while.
+		var ask struct {
+			Config struct {
+				Start int `json:"opt_start_seq"`
+			}
+		}
+		if err := json.Unmarshal(data, &ask); err != nil {
+			return refusal(400, "no consumer's configuration")
+		}
+		s.readers[f[3]] = &reader{next: max(0, ask.Config.Start-1)}
 		return fmt.Sprintf(`{"stream_name":%q,"name":%q,"config":{"name":%q,"ack_policy":"none"}}`, name, f[3], f[3])
 	case strings.HasPrefix(api, "CONSUMER.DELETE."):
 		return `{"success":true}`
@@ -194,11 +209,18 @@ func (c *client) answer(subject, reply string, data []byte) string {
 			return refusal(400, "no pull request")
 		}
 		stream, consumer := f[3], f[4]
-		messages := s.streams[stream].messages
-		for ; ask.Batch > 0 && s.read[consumer] < len(messages); ask.Batch-- {
-			i := s.read[consumer]
-			s.read[consumer]++
-			c.deliver(reply, fmt.Sprintf("$JS.ACK.%s.%s.1.%d.%d.1.%d", stream, consumer, i+1, i+1, len(messages)-i-1), messages[i])
+		messages, r := s.streams[stream].messages, s.readers[consumer]
+		if r == nil {
+			return refusal(404, "no consumer "+consumer)
+		}
+		for ; ask.Batch > 0 && r.next < len(messages); ask.Batch-- {
+			i := r.next
+			r.next++
+			r.given++
+			if s.given++; s.given == s.Mislay {
+				continue
+			}
+			c.deliver(reply, fmt.Sprintf("$JS.ACK.%s.%s.1.%d.%d.1.%d", stream, consumer, i+1, r.given, len(messages)-i-1), messages[i])
 		}
 		return ""
 	}
