@@ -25,6 +25,7 @@ type NATS struct {
 	Name    string
 	Address string // host:port
 	Monitor string // host:port of the server's monitoring over HTTP, which tells when it syncs
+	Again   bool   // clients send again, with message ids, what the server has not acknowledged when it ends: see natsAgain
 
 	info   TargetInfo
 	conn   *nats.Conn
@@ -57,7 +58,9 @@ func natsTakes(w Workload) error {
 
 // Start connects and learns the server's version.
 func (n *NATS) Start(ctx context.Context) (err error) {
-	n.topics = map[string]int{}
+	if n.topics == nil { // else it starts again, on what it had
+		n.topics = map[string]int{}
+	}
 	n.info.Name, n.info.Address, n.info.Brokers, n.info.Notes = n.Name, n.Address, 1, natsNotes
 	n.info.ClientLib = "nats.go " + moduleVersion("github.com/nats-io/nats.go")
 	if n.conn, err = n.connect(); err != nil {
@@ -72,7 +75,11 @@ func (n *NATS) Start(ctx context.Context) (err error) {
 
 // connect makes a connection that is not made again when it breaks: what was in flight then has no known end.
 func (n *NATS) connect() (*nats.Conn, error) {
-	conn, err := nats.Connect("nats://"+n.Address, nats.Name("millrace-bench"), nats.NoReconnect())
+	options := []nats.Option{nats.Name("millrace-bench"), nats.NoReconnect()}
+	if n.Again { // that it breaks is no news; the client library would print it
+		options = append(options, nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
+	}
+	conn, err := nats.Connect("nats://"+n.Address, options...)
 	if err != nil {
 		return nil, fmt.Errorf("%s at %s: %w", n.Name, n.Address, err)
 	}
@@ -237,18 +244,33 @@ func (n *NATS) Remove(ctx context.Context, topic string) error {
 	return errors.Join(errs...)
 }
 
-// ReadBack implements Target, by an ordered consumer of each stream. It fails when nothing more comes for idleMax before the end.
+// ReadBack implements Target, by an ordered consumer of each stream. A stream fails when nothing more comes for idleMax before the
+// end; the others are read all the same.
 func (n *NATS) ReadBack(ctx context.Context, topic string, visit func(partition int32, value []byte)) error {
+	var errs []error
 	for p := range n.topics[topic] {
 		err := n.readStream(ctx, natsStream(topic, p), func(value []byte) { visit(int32(p), value) })
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case err != nil:
-			return fmt.Errorf("%s: read back stream %s: %w", n.Name, natsStream(topic, p), err)
+			errs = append(errs, fmt.Errorf("%s: read back stream %s: %w", n.Name, natsStream(topic, p), err))
 		}
 	}
-	return nil
+	return errors.Join(errs...)
+}
+
+// EndOffsets asks for the last sequence number of each of the topic's streams; they count from 1, so it is the end of offsets from 0.
+func (n *NATS) EndOffsets(ctx context.Context, topic string) (map[int32]int64, error) {
+	ends := map[int32]int64{}
+	for p := range n.topics[topic] {
+		stream, err := n.js.Stream(ctx, natsStream(topic, p))
+		if err != nil {
+			return nil, fmt.Errorf("%s: end of stream %s: %w", n.Name, natsStream(topic, p), err)
+		}
+		ends[int32(p)] = int64(stream.CachedInfo().State.LastSeq)
+	}
+	return ends, nil
 }
 
 func (n *NATS) readStream(ctx context.Context, name string, visit func(value []byte)) error {

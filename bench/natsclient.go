@@ -2,6 +2,7 @@ package bench
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"sync"
@@ -33,9 +34,9 @@ func natsInFlight(w Workload) int {
 type natsClient struct {
 	conn     *nats.Conn
 	js       jetstream.JetStream
-	done     Done
-	subjects []string      // of the partitions
-	slots    chan struct{} // one taken for each message in flight
+	done     func(*nats.Msg, error) // as Done is
+	subjects []string               // of the partitions
+	slots    chan struct{}          // one taken for each message in flight
 	closing  chan struct{}
 
 	mu       sync.Mutex // held while done is told
@@ -49,6 +50,21 @@ var errGivenUp = errors.New("given up before it was acknowledged")
 
 // NewClient implements Target.
 func (n *NATS) NewClient(topic string, w Workload, done Done) (Client, error) {
+	if n.Again {
+		a := &natsAgain{server: n, topic: topic, w: w, done: done, prefix: rand.Text() + "-", open: map[uint64]*nats.Msg{}, last: errGivenUp}
+		if err := a.connect(); err != nil {
+			return nil, err
+		}
+		return a, nil
+	}
+	c, err := newNATSClient(n, topic, w, func(m *nats.Msg, err error) { done(m.Data, err) })
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+func newNATSClient(n *NATS, topic string, w Workload, done func(*nats.Msg, error)) (*natsClient, error) {
 	slots := natsInFlight(w)
 	c := &natsClient{done: done, slots: make(chan struct{}, slots), closing: make(chan struct{}), inFlight: map[*nats.Msg]struct{}{}}
 	for p := range w.Partitions {
@@ -72,19 +88,23 @@ func (n *NATS) NewClient(topic string, w Workload, done Done) (Client, error) {
 // Send implements Client. It waits for a slot for each message.
 func (c *natsClient) Send(partition int32, values [][]byte) {
 	for _, value := range values {
-		m := &nats.Msg{Subject: c.subjects[partition], Data: value}
-		if !c.begin(m) {
-			continue
-		}
-		_, err := c.js.PublishMsgAsync(m)
-		switch {
-		case err == nil:
-			c.sent.Add(1)
-			c.bytes.Add(int64(len(value)))
-		case errors.Is(err, nats.ErrConnectionClosed): // see natsClient
-		default:
-			c.end(m, err)
-		}
+		c.publish(&nats.Msg{Subject: c.subjects[partition], Data: value})
+	}
+}
+
+// publish sends one message, which waits for its slot.
+func (c *natsClient) publish(m *nats.Msg) {
+	if !c.begin(m) {
+		return
+	}
+	_, err := c.js.PublishMsgAsync(m)
+	switch {
+	case err == nil:
+		c.sent.Add(1)
+		c.bytes.Add(int64(len(m.Data)))
+	case errors.Is(err, nats.ErrConnectionClosed): // see natsClient
+	default:
+		c.end(m, err)
 	}
 }
 
@@ -97,7 +117,7 @@ func (c *natsClient) begin(m *nats.Msg) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
-		c.done(m.Data, errGivenUp)
+		c.done(m, errGivenUp)
 		return false
 	}
 	c.inFlight[m] = struct{}{}
@@ -112,7 +132,7 @@ func (c *natsClient) end(m *nats.Msg, err error) {
 		return
 	}
 	delete(c.inFlight, m)
-	c.done(m.Data, err)
+	c.done(m, err)
 	select {
 	case <-c.slots:
 	default: // begun while the client was being closed, without a slot
@@ -154,7 +174,7 @@ func (c *natsClient) Close() {
 	close(c.closing)
 	for m := range c.inFlight {
 		delete(c.inFlight, m)
-		c.done(m.Data, errGivenUp)
+		c.done(m, errGivenUp)
 	}
 	c.mu.Unlock()
 	c.conn.Close()

@@ -1,5 +1,5 @@
 // Package natsfake stands in for a NATS server with JetStream, in tests only: it speaks as much of the protocol as package
-// bench's client needs, keeps messages in memory, and misbehaves when told to.
+// bench's client needs, keeps messages in memory, from one Start to the next, and misbehaves when told to.
 package natsfake
 
 import (
@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -37,12 +38,20 @@ type reader struct{ next, given int }
 type stream struct {
 	config   string
 	subject  string
-	messages [][]byte
+	messages []message
+}
+
+type message struct {
+	id   string // "": none; of those with the same one the first is kept
+	data []byte
 }
 
 // Start listens at address.
 func (s *Server) Start(address string) (err error) {
-	s.conns, s.streams, s.readers = map[net.Conn]bool{}, map[string]*stream{}, map[string]*reader{}
+	s.conns, s.readers = map[net.Conn]bool{}, map[string]*reader{}
+	if s.streams == nil {
+		s.streams = map[string]*stream{}
+	}
 	if s.listener, err = net.Listen("tcp", address); err != nil {
 		return err
 	}
@@ -72,6 +81,15 @@ func (s *Server) Streams() (names []string) {
 		names = append(names, name)
 	}
 	return names
+}
+
+// Forget removes the last n messages of each stream, as a power loss does that meets what was not synced.
+func (s *Server) Forget(n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, st := range s.streams {
+		st.messages = st.messages[:max(0, len(st.messages)-n)]
+	}
 }
 
 // Hangup breaks every connection.
@@ -138,16 +156,18 @@ func (c *client) published(f []string) bool {
 		return false
 	}
 	payload = payload[:size]
-	fixed := 3
+	fixed, id := 3, ""
 	if strings.ToUpper(f[0]) == "HPUB" {
 		header, _ := strconv.Atoi(f[len(f)-2])
+		_, after, _ := strings.Cut(string(payload[:header]), "Nats-Msg-Id:")
+		id, _, _ = strings.Cut(after, "\r\n")
 		payload, fixed = payload[header:], 4
 	}
 	reply := ""
 	if len(f) > fixed {
 		reply = f[2]
 	}
-	if answer := c.answer(f[1], reply, payload); answer != "" && reply != "" {
+	if answer := c.answer(f[1], reply, id, payload); answer != "" && reply != "" {
 		c.deliver(reply, "", []byte(answer))
 	}
 	return true
@@ -164,13 +184,13 @@ func (c *client) deliver(subject, reply string, data []byte) {
 }
 
 // answer does what a subject asks for.
-func (c *client) answer(subject, reply string, data []byte) string {
+func (c *client) answer(subject, reply, id string, data []byte) string {
 	s := c.server
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	api, ok := strings.CutPrefix(subject, "$JS.API.")
 	if !ok {
-		return s.publish(subject, data)
+		return s.publish(subject, message{id, data})
 	}
 	f := strings.Split(api, ".")
 	name := f[min(2, len(f)-1)]
@@ -220,7 +240,7 @@ func (c *client) answer(subject, reply string, data []byte) string {
 			if s.given++; s.given == s.Mislay {
 				continue
 			}
-			c.deliver(reply, fmt.Sprintf("$JS.ACK.%s.%s.1.%d.%d.1.%d", stream, consumer, i+1, r.given, len(messages)-i-1), messages[i])
+			c.deliver(reply, fmt.Sprintf("$JS.ACK.%s.%s.1.%d.%d.1.%d", stream, consumer, i+1, r.given, len(messages)-i-1), messages[i].data)
 		}
 		return ""
 	}
@@ -240,18 +260,21 @@ func (s *Server) info(name string) string {
 }
 
 // publish takes a message for the stream of that subject.
-func (s *Server) publish(subject string, data []byte) string {
+func (s *Server) publish(subject string, m message) string {
 	for name, st := range s.streams {
 		if st.subject != subject {
 			continue
 		}
+		if at := slices.IndexFunc(st.messages, func(o message) bool { return m.id != "" && o.id == m.id }); at >= 0 {
+			return fmt.Sprintf(`{"stream":%q,"seq":%d,"duplicate":true}`, name, at+1)
+		}
 		sequence := len(st.messages) + 1
 		answer, store := fmt.Sprintf(`{"stream":%q,"seq":%d}`, name, sequence), true
 		if s.Publish != nil {
-			answer, store = s.Publish(name, sequence, data)
+			answer, store = s.Publish(name, sequence, m.data)
 		}
 		if store {
-			st.messages = append(st.messages, data)
+			st.messages = append(st.messages, m)
 		}
 		return answer
 	}
