@@ -349,11 +349,12 @@ func (d *durability) ledgerRows(simulate Simulator, fuse error) (rows []ledgerRo
 			rows = append(rows, ledgerRow{policy, p, time.Duration(d.cuts) * (d.life*5/8 + cutOverhead)})
 		}
 		for _, spec := range d.managed {
+			of, overhead := p, cutOverhead
+			of.Peer, of.Ordered = &spec, true // a peer may rely on a synced file having its name
 			if spec.Kind.Protocol == peer.Kafka {
-				of := p
-				of.Peer, of.Ordered = &spec, true // a peer may rely on a synced file having its name
-				rows = append(rows, ledgerRow{spec.Label, of, time.Duration(d.cuts) * (d.life*5/8 + cutOverheadJVM)})
+				overhead = cutOverheadJVM
 			}
+			rows = append(rows, ledgerRow{spec.Label, of, time.Duration(d.cuts) * (d.life*5/8 + overhead)})
 		}
 	}
 	return rows, nil

@@ -217,7 +217,7 @@ func TestDurabilityGround(t *testing.T) {
 		notes  int
 		fails  bool
 	}{
-		{"auto", nil, 2, 0, false}, // our own and Kafka's
+		{"auto", nil, 3, 0, false}, // our own, Kafka's and NATS's
 		{"auto", errors.New("no /dev/fuse"), 1, 1, false},
 		{"fuse", errors.New("no /dev/fuse"), 0, 0, true},
 		{"none", nil, 0, 1, false},
@@ -230,7 +230,8 @@ func TestDurabilityGround(t *testing.T) {
 		if len(rows) != c.rows || len(d.notes) != c.notes || (err != nil) != c.fails {
 			t.Errorf("%s, %v: %d rows, notes %q, %v", c.ground, c.fuse, len(rows), d.notes, err)
 		}
-		if c.ground == "auto" && c.fuse == nil && (rows[0].ground.(PowerLoss).Ordered || !rows[1].ground.(PowerLoss).Ordered || rows[1].ground.(PowerLoss).Peer.Kind.Protocol != peer.Kafka) {
+		if c.ground == "auto" && c.fuse == nil && (rows[0].ground.(PowerLoss).Ordered || !rows[1].ground.(PowerLoss).Ordered || rows[1].ground.(PowerLoss).Peer.Kind.Protocol != peer.Kafka ||
+			rows[2].ground.(PowerLoss).Peer.Kind.Protocol != peer.NATS || rows[2].cost >= rows[1].cost) {
 			t.Errorf("%+v", rows)
 		}
 	}

@@ -92,3 +92,9 @@ func (m *ManagedNATS) Start(ctx context.Context) (err error) {
 
 // Stop implements Target.
 func (m *ManagedNATS) Stop() error { return errors.Join(m.NATS.Stop(), m.Peer.Stop()) }
+
+// Kill does as Managed's.
+func (m *ManagedNATS) Kill() error {
+	m.Peer.Kill()
+	return m.NATS.Stop()
+}

@@ -1,16 +1,21 @@
 package bench
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/millrace/millrace/bench/forgetfs"
 	"github.com/millrace/millrace/bench/natsfake"
 	"github.com/millrace/millrace/bench/peer"
+	"github.com/millrace/millrace/ring/ringtest"
 )
 
 // fakeJetStream is a NATS target whose server is s, and whose monitoring says varz.
@@ -20,20 +25,25 @@ func fakeJetStream(t *testing.T, s *natsfake.Server, varz string) *NATS {
 		t.Fatal(err)
 	}
 	t.Cleanup(s.Stop)
-	monitor := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	n := &NATS{Name: "nats", Address: s.Address(), Monitor: monitor(t, varz)}
+	if err := n.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { n.Stop() })
+	return n
+}
+
+// monitor is where a server's monitoring says varz.
+func monitor(t *testing.T, varz string) string {
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path != "/varz" {
 			http.NotFound(w, r)
 			return
 		}
 		io.WriteString(w, varz)
 	}))
-	t.Cleanup(monitor.Close)
-	n := &NATS{Name: "nats", Address: s.Address(), Monitor: monitor.Listener.Addr().String()}
-	if err := n.Start(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { n.Stop() })
-	return n
+	t.Cleanup(s.Close)
+	return s.Listener.Addr().String()
 }
 
 const (
@@ -222,9 +232,6 @@ func TestNATSRefusesWhatItHasNot(t *testing.T) {
 	if err := fakeJetStream(t, &natsfake.Server{}, varzDefault).Create(t.Context(), "topic", w); err == nil || !strings.Contains(err.Error(), "max_payload of 1048576") {
 		t.Errorf("records over max_payload: %v", err)
 	}
-	if _, err := parsePowerLoss([]string{"--peer", "nats"}, io.Discard); err == nil || !strings.Contains(err.Error(), "Kafka's protocol only") {
-		t.Errorf("power loss: %v", err)
-	}
 }
 
 func TestNATSInFlightKeepsBelowTheServersBounds(t *testing.T) {
@@ -234,6 +241,138 @@ func TestNATSInFlightKeepsBelowTheServersBounds(t *testing.T) {
 		if all := natsInFlight(w) * w.Producers; all > 100_000 || all*w.Size > 128<<20 || natsInFlight(w) < 1 || natsInFlight(w) > natsInFlightEach {
 			t.Errorf("%+v: %d each", w, natsInFlight(w))
 		}
+	}
+}
+
+// numbered are n values, which say which they are.
+func numbered(n int) (all [][]byte) {
+	for i := range n {
+		all = append(all, fmt.Appendf(nil, "value %d", i))
+	}
+	return all
+}
+
+// againClient is a client that sends again, and what it was told of each value.
+func againClient(t *testing.T, n *NATS, w Workload) (Client, map[string]error) {
+	t.Helper()
+	n.Again = true
+	w.Partitions, w.Producers, w.Rate, w.InFlight = 1, 1, 0, 100
+	if err := n.Create(t.Context(), "topic", w); err != nil {
+		t.Fatal(err)
+	}
+	ended := map[string]error{}
+	c, err := n.NewClient("topic", w, func(value []byte, err error) {
+		if _, twice := ended[string(value)]; twice {
+			t.Errorf("told twice of %s", value)
+		}
+		ended[string(value)] = err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	return c, ended
+}
+
+// What was not acknowledged when the connection broke is sent again, in order: what the server has is acknowledged and not stored again.
+func TestNATSSendsAgain(t *testing.T) {
+	arrived, publishes := make(chan int, 100), 0
+	s := &natsfake.Server{Publish: func(stream string, sequence int, _ []byte) (string, bool) {
+		publishes++
+		defer func(n int) { arrived <- n }(publishes)
+		ok := fmt.Sprintf(`{"stream":%q,"seq":%d}`, stream, sequence)
+		switch {
+		case publishes <= 2 || publishes > 8: // before what breaks the connection, and after it
+			return ok, true
+		case publishes <= 5:
+			return "", true // stored, and nobody hears of it
+		}
+		return "", false
+	}}
+	n := fakeJetStream(t, s, varzAlways)
+	c, ended := againClient(t, n, natsWorkload())
+	c.Send(0, numbered(8))
+	for <-arrived < 8 {
+	}
+	s.Hangup()
+	if err := c.Drain(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(n.Stop(), n.Start(t.Context())); err != nil { // it had been hung up on as well; it knows the topic still
+		t.Fatal(err)
+	}
+	var read [][]byte
+	if err := n.ReadBack(t.Context(), "topic", func(_ int32, value []byte) { read = append(read, value) }); err != nil {
+		t.Fatal(err)
+	}
+	ends, err := n.EndOffsets(t.Context(), "topic")
+	if err != nil || ends[0] != 8 || !reflect.DeepEqual(read, numbered(8)) {
+		t.Errorf("read %q, ends %v, %v", read, ends, err)
+	}
+	if publishes != 8+3 {
+		t.Errorf("%d messages for which there is no duplicate", publishes)
+	}
+	for _, value := range numbered(8) {
+		if err, told := ended[string(value)]; err != nil || !told {
+			t.Errorf("%s: told %v, %v", value, told, err)
+		}
+	}
+}
+
+// What is refused is sent again once; what is refused again is given up, and so is what is open when the client is closed.
+func TestNATSSendsAgainOnce(t *testing.T) {
+	refusals := map[string]int{"value 1": 1, "value 2": 2}
+	s := &natsfake.Server{Publish: func(stream string, sequence int, value []byte) (string, bool) {
+		if refusals[string(value)] > 0 {
+			refusals[string(value)]--
+			return `{"error":{"code":503,"err_code":10077,"description":"input/output error"}}`, false
+		}
+		return fmt.Sprintf(`{"stream":%q,"seq":%d}`, stream, sequence), true
+	}}
+	c, ended := againClient(t, fakeJetStream(t, s, varzAlways), natsWorkload())
+	c.Send(0, numbered(3))
+	if err := c.Drain(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if len(ended) != 3 || ended["value 0"] != nil || ended["value 1"] != nil || ended["value 2"] == nil || !strings.Contains(ended["value 2"].Error(), "input/output error") {
+		t.Errorf("%v", ended)
+	}
+	s.Stop()
+	c.Send(0, [][]byte{[]byte("late")})
+	if err := c.Drain(t.Context()); err == nil {
+		t.Error("drained without a server")
+	}
+	c.Close()
+	if ended["late"] == nil || len(ended) != 4 {
+		t.Errorf("%v", ended)
+	}
+}
+
+// What can be read of a topic is read, whatever became of the rest.
+func TestNATSReadsTheOtherStreams(t *testing.T) {
+	n := fakeJetStream(t, &natsfake.Server{}, varzDefault)
+	w := natsWorkload()
+	if err := n.Create(t.Context(), "topic", w); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.js.DeleteStream(t.Context(), natsStream("topic", 0)); err != nil {
+		t.Fatal(err)
+	}
+	c, err := n.NewClient("topic", w, func([]byte, error) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	c.Send(3, numbered(2))
+	if err := c.Drain(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	read := 0
+	if err := n.ReadBack(t.Context(), "topic", func(int32, []byte) { read++ }); err == nil || !strings.Contains(err.Error(), "stream topic-0") || read != 2 {
+		t.Errorf("%d read, %v", read, err)
+	}
+	if _, err := n.EndOffsets(t.Context(), "topic"); err == nil || !strings.Contains(err.Error(), "stream topic-0") {
+		t.Error(err)
 	}
 }
 
@@ -263,5 +402,52 @@ func TestManagedNATSIsStartedAndStopped(t *testing.T) {
 	}
 	if err := m.Stop(); err != nil || p.starts != 1 || p.stops != 1 {
 		t.Errorf("%d starts, %d stops, %v", p.starts, p.stops, err)
+	}
+}
+
+// cutPeer is a NATS server within this process that keeps no file: what a cut takes of it is said here.
+type cutPeer struct {
+	natsPeer
+	forgets int // messages of each stream
+	address string
+}
+
+func (p *cutPeer) Start(context.Context) error {
+	err := p.server.Start(p.address)
+	if err == nil {
+		p.starts++
+		p.address = p.server.Address() // that of all further starts
+	}
+	return err
+}
+
+func (p *cutPeer) Kill() {
+	if p.starts > p.kills {
+		p.kills++
+		p.server.Stop()
+		p.server.Forget(p.forgets)
+	}
+}
+
+func (p *cutPeer) Stop() error { return nil }
+
+// The ledger of a NATS server, with its clients: what comes back after a cut is counted once, what does not as lost.
+func TestPowerLossOfNATS(t *testing.T) {
+	ringtest.NeedFUSE(t, forgetfs.Available())
+	for forgets, always := range map[int]bool{0: true, 3: true, 5: false} {
+		varz := varzDefault
+		if always {
+			varz = varzAlways
+		}
+		p := &cutPeer{natsPeer: natsPeer{monitor: monitor(t, varz)}, forgets: forgets, address: "127.0.0.1:0"}
+		kind := peer.Kind{Name: "nats", Protocol: peer.NATS, New: func(peer.Options) peer.Peer { return p }}
+		row := PowerLoss{Peer: &peer.Spec{Label: "nats", Kind: kind}, Parent: t.TempDir(), Cuts: 2, Life: 100 * time.Millisecond, Partitions: 2, Producers: 2, Rate: 2000, Seed: 1}.Run(t.Context(), "nats")
+		if row.Cuts != 2 || row.Acknowledged == 0 || row.Failed != 0 || row.Promises != always || !row.Foreign || row.OK() != (forgets == 0 || !always) || row.Error != "" {
+			t.Errorf("%d forgotten: %+v", forgets, row)
+		}
+		f := row.Findings
+		if f.Lost > 2*2*int64(forgets) || (f.Lost == 0) != (forgets == 0) || f.Duplicated+f.Reordered+f.Corrupt+f.Holes != 0 || f.Read == 0 {
+			t.Errorf("%d forgotten of each stream at each cut: %+v", forgets, f)
+		}
 	}
 }

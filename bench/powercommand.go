@@ -59,7 +59,7 @@ func parsePowerLoss(args []string, stderr io.Writer) (*powerCommand, error) {
 	f.Var((*list)(&p.Overrides), "override", "broker setting `key=value`; repeatable")
 	f.StringVar(&p.Command, "command", "", "start another broker, by this `shell command`; {dir}, {address} and {port} in it are replaced; --policies then only names the row")
 	var managed list
-	f.Var(&managed, "peer", "a peer that is installed and started here as a row: `[NAME=]kafka[+topic.setting=value]`; repeatable; without --policies there are no other rows")
+	f.Var(&managed, "peer", "a peer that is installed and started here as a row: `[NAME=]kafka[+topic.setting=value]` or [NAME=]nats[+sync_interval=always]; repeatable; without --policies there are no other rows")
 	points := f.String("points", "both", "--ground sim: every, each point of a short history with each outcome; `sampled`, --cuts points of longer ones; or both")
 	f.StringVar(&p.simulation.Faults, "faults", "", "--ground sim: break the broker's ring by `rules` (package ring/fault), to see that the ledger finds it")
 	f.StringVar(&p.out, "out", "", "write the ledger with every cut to `FILE.json`")
@@ -92,9 +92,6 @@ func parsePowerLoss(args []string, stderr io.Writer) (*powerCommand, error) {
 		spec, err := peer.Parse(s)
 		if err != nil {
 			return nil, fmt.Errorf("--peer: %w", err)
-		}
-		if spec.Kind.Protocol != peer.Kafka {
-			return nil, fmt.Errorf("--peer %s: the power is cut of brokers that speak Kafka's protocol only", s)
 		}
 		p.managed = append(p.managed, spec)
 	}

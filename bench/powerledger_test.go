@@ -100,7 +100,8 @@ func TestParsePowerLoss(t *testing.T) {
 	if len(p.policies) != 2 || p.Cuts != 3 || p.Life != 500*time.Millisecond || p.Seed != 9 || p.out != "x.json" || len(p.Overrides) != 1 {
 		t.Errorf("%+v", p)
 	}
-	for args, want := range map[string][2]int{"--peer kafka": {0, 1}, "--peer kafka --peer kafka+flush.messages=1": {0, 2}, "--policies os,write --peer kafka": {2, 1}, "": {5, 0}} {
+	for args, want := range map[string][2]int{"--peer kafka": {0, 1}, "--peer kafka --peer kafka+flush.messages=1": {0, 2}, "--policies os,write --peer kafka": {2, 1},
+		"--peer nats --peer nats+sync_interval=always": {0, 2}, "": {5, 0}} {
 		if p, err := parsePowerLoss(strings.Fields(args), io.Discard); err != nil || len(p.policies) != want[0] || len(p.managed) != want[1] {
 			t.Errorf("%q: %+v %v", args, p, err)
 		}
@@ -109,7 +110,7 @@ func TestParsePowerLoss(t *testing.T) {
 	if err != nil || !p.simulated || !p.simulation.EveryPoint || p.simulation.Cuts != 0 || p.Cuts != cutsDefaultSim || p.simulation.Faults != "x" {
 		t.Errorf("%+v, %v", p, err)
 	}
-	for _, bad := range []string{"--ground moon", "--points every", "--faults x", "--ground sim --rate 9", "--ground sim --points few", "--ground sim --peer kafka", "--ground sim --command x", "--policies fast", "--cuts -1", "--seconds 0", "--recovering 1", "--peer rabbit", "stray", "--nothing"} {
+	for _, bad := range []string{"--ground moon", "--points every", "--faults x", "--ground sim --rate 9", "--ground sim --points few", "--ground sim --peer kafka", "--ground sim --command x", "--policies fast", "--cuts -1", "--seconds 0", "--recovering 1", "--peer rabbit", "--peer nats+flush.messages=1", "stray", "--nothing"} {
 		if _, err := parsePowerLoss(strings.Fields(bad), io.Discard); err == nil {
 			t.Errorf("%q was taken", bad)
 		}

@@ -102,8 +102,9 @@ type powerRun struct {
 func (p PowerLoss) Run(ctx context.Context, policy string) *PowerRow {
 	r := &powerRun{
 		PowerLoss: p, row: &PowerRow{Policy: policy, Foreign: p.Peer != nil || p.Command != ""}, topic: "power",
-		disk:     forgetfs.NewDisk(forgetfs.Options{Ordered: p.Ordered, SyncTime: p.SyncTime}),
-		workload: Workload{Partitions: p.Partitions, Replication: -1, Size: powerValueMax, Batch: powerBatchMax, Producers: p.Producers, Acks: "all", Idempotent: true, Compression: "none", RandomBytes: 1, Duration: 1},
+		disk: forgetfs.NewDisk(forgetfs.Options{Ordered: p.Ordered, SyncTime: p.SyncTime}),
+		workload: Workload{Partitions: p.Partitions, Replication: -1, Size: powerValueMax, Batch: powerBatchMax, Producers: p.Producers, Acks: "all", Idempotent: true, Compression: "none", RandomBytes: 1, Duration: 1,
+			InFlight: p.Producers * powerInFlight}, // all that the producers' tokens let through
 	}
 	r.random = r.draws(0)
 	err := r.workload.Validate()
@@ -140,6 +141,9 @@ func (r *powerRun) all(ctx context.Context) (err error) {
 		return err
 	}
 	r.row.Promises = classOf(settings) == Flushed
+	if r.row.Foreign && !r.row.Promises { // its topic is older than the load: what a new one loses besides would end the row
+		r.disk.Sync()
+	}
 	r.ledger = NewPowerLedger(r.random.Uint32(), r.Producers, r.Partitions, time.Now)
 	for id := range r.Producers {
 		r.producers = append(r.producers, &powerProducer{
@@ -164,8 +168,12 @@ func (r *powerRun) broker() powerTarget {
 		kgo.DialTimeout(time.Second), kgo.MetadataMinAge(50 * time.Millisecond),
 	}}
 	if r.Peer != nil {
+		started := r.Peer.Kind.New(peer.Options{Parent: r.Parent, Data: r.dir, Settings: r.Peer.Server})
+		if r.Peer.Kind.Protocol == peer.NATS {
+			return &ManagedNATS{NATS: NATS{Name: r.row.Policy, Again: true}, Peer: started}
+		}
 		r.workload = r.workload.with(map[string]string{"segment.bytes": "1048576"}).with(r.Peer.Config)
-		return &Managed{Kafka: client, Peer: r.Peer.Kind.New(peer.Options{Parent: r.Parent, Data: r.dir})}
+		return &Managed{Kafka: client, Peer: started}
 	}
 	overrides := []string{"log.segment.bytes=1048576", "journal.bytes=4194304", "flush.policy=" + r.row.Policy}
 	return &Serve{Kafka: client, Binary: r.Binary, Command: r.Command, Parent: r.Parent, Dir: r.dir, Overrides: append(overrides, r.Overrides...), Output: &r.output}

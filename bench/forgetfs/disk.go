@@ -87,6 +87,16 @@ func (d *Disk) goDark() {
 	}
 }
 
+// Sync makes everything durable, as time does on a machine whose kernel writes back.
+func (d *Disk) Sync() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.settle(func(int) bool { return true })
+	for _, n := range d.nodes {
+		n.sync(n.mark())
+	}
+}
+
 // CutAfter cuts the power at the nth change or sync from now. 0 takes it back.
 func (d *Disk) CutAfter(n int64) {
 	d.mu.Lock()

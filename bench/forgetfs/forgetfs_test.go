@@ -322,6 +322,24 @@ func TestNames(t *testing.T) {
 	}
 }
 
+func TestSyncKeepsAll(t *testing.T) {
+	need(t)
+	d := NewDisk(Options{})
+	dir, m := mountAt(t, d)
+	do(t, dir, "names")
+	do(t, dir, "write")
+	d.Sync()
+	dir = cutAndRemount(t, d, m, clean())
+	if got, err := os.ReadFile(filepath.Join(dir, "file")); err != nil || !bytes.Equal(got, text) {
+		t.Errorf("%d bytes, %v", len(got), err)
+	}
+	for _, name := range []string{"new", "kept/lost", "kept/file"} {
+		if _, err := os.Stat(filepath.Join(dir, name)); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 func TestSizesLocksAndStatfs(t *testing.T) {
 	need(t)
 	d := NewDisk(Options{Bytes: 1 << 30})
