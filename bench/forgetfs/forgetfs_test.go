@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -70,6 +71,8 @@ func pwrite(openFlags, writeFlags int) func(dir string) error {
 // throughRing writes the page with DSync through an io_uring.
 func throughRing(mode ring.OpenMode) func(dir string) error {
 	return func(dir string) error {
+		runtime.LockOSThread() // whose the ring is
+		defer runtime.UnlockOSThread()
 		h := posix.Host()
 		io, err := uring.New(h, uring.Config{PoolBytes: 1 << 20})
 		if err != nil {
