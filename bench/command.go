@@ -212,6 +212,7 @@ type produce struct {
 	workload  Workload
 	options   Options
 	verifyMax int64 // MiB
+	touch     int64 // MiB
 	out       string
 	page      string // HTML
 
@@ -294,6 +295,7 @@ func (p *produce) targetFlags(f *flag.FlagSet) {
 	f.BoolVar(&p.options.Verify, "verify", true, "read back every acknowledged record, up to --verify-max")
 	f.Int64Var(&p.verifyMax, "verify-max", 8192, "`MiB` sent above which nothing is read back (the result says so)")
 	f.BoolVar(&p.options.Keep, "keep", false, "leave the topic behind")
+	f.Int64Var(&p.touch, "touch-memory", 0, touchUsage)
 	f.StringVar(&p.asked.clients, "client", clientFranz, "who produces: franz (franz-go, what a user has) or lean (our own, so that the client is not what is measured); `franz,lean` compares them")
 	f.StringVar(&p.asked.compare, "compare", "", "`rows` of our own broker, each a flush policy, as write,file,journal,interval,os; with --serve and other settings too: [NAME=]journal+ring.backend=posix")
 	f.Var(&p.asked.managed, "peer", "a peer that is installed, started and stopped here as a row, with or without --compare: `[NAME=]kafka[+topic.setting=value]` or [NAME=]nats[+sync_interval=always]; repeatable")
@@ -319,7 +321,7 @@ func (p *produce) loadFlags(f *flag.FlagSet) {
 
 // resolve reads what the flags hold as text.
 func (p *produce) resolve() error {
-	p.options.VerifyMax = p.verifyMax << 20
+	p.options.VerifyMax, p.options.Touch = p.verifyMax<<20, p.touch<<20
 	if p.asked.compare != "" {
 		for _, s := range strings.Split(p.asked.compare, ",") {
 			row, err := parseOwn(s)

@@ -96,6 +96,7 @@ func parseDurability(args []string, stderr io.Writer) (*durability, error) {
 	f.IntVar(&d.rule.Runs, "runs", number("runs"), "rounds: runs of each row with each load")
 	f.IntVar(&d.rule.RepeatsMax, "repeats", 1, fmt.Sprintf("how often a run with more than %.0f %% CPU steal is made again", StealMax))
 	f.Int64Var(&d.verifyMax, "verify-max", 8192, "`MiB` sent above which a run is not read back (the table says so)")
+	touch := f.Int64("touch-memory", 0, touchUsage)
 	f.StringVar(&d.dir, "dir", "", "`directory` in which data directories are made (default: the system's temporary one)")
 	f.Var(&d.overrides, "override", "setting of our own broker `key=value`; repeatable")
 	f.StringVar(&d.confine, "confine", "on", "keep the broker to one CPU and the generator to the others: `on or off`")
@@ -116,7 +117,7 @@ func parseDurability(args []string, stderr io.Writer) (*durability, error) {
 		}
 	}
 	d.life = time.Duration(*life * float64(time.Second))
-	d.options = Options{Verify: true, VerifyMax: d.verifyMax << 20}
+	d.options = Options{Verify: true, VerifyMax: d.verifyMax << 20, Touch: *touch << 20}
 	if f.NArg() > 0 {
 		return nil, fmt.Errorf("unexpected argument %q", f.Arg(0))
 	}

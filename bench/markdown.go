@@ -64,6 +64,9 @@ func Markdown(table []Summary, runs []*Result, f File) string {
 	}
 	b.WriteString(stages(table, first != ""))
 	b.WriteString(waited(table, first != ""))
+	if touched := touchedText(runs); touched != "" {
+		fmt.Fprintf(&b, "- %s\n", touched)
+	}
 	fmt.Fprintf(&b, "\nFlushes are the whole device's. Targets: %s.\n\nMachine: %s.\n\nRepeat with:\n\n    %s\n", targets(runs), f.Machine, f.Command)
 	return b.String()
 }

@@ -241,6 +241,11 @@ func section(id string, rows []*reportRow) (s reportSection, err error) {
 	}
 	s.Text = fmt.Sprintf("%s. %d producers, %d-byte records, %d a batch, acks %s, compression %s; %v measured after %v of warm-up.",
 		upper(rows[0].Runs[0].Loop), w.Producers, w.Size, w.Batch, w.Acks, w.Compression, w.Duration, w.Warmup)
+	for _, r := range rows {
+		if touched := touchedText(r.Runs); touched != "" {
+			s.Notes = append(s.Notes, r.name()+": "+touched)
+		}
+	}
 	s.Rows, s.Runs = rowsTable(rows), runsTable(rows)
 	if s.Curves, err = curves(id, rows); err != nil {
 		return s, err

@@ -42,7 +42,8 @@ type Result struct {
 	Batches          ClientStats `json:"batches"` // warm-up included
 	Intervals        []Interval  `json:"intervals"`
 
-	Consumed *Consumption `json:"consumed,omitempty"` // where there are consumers
+	Touched  *Touched     `json:"touchedBefore,omitempty"` // where asked for
+	Consumed *Consumption `json:"consumed,omitempty"`      // where there are consumers
 	Backlog  *Backlog     `json:"backlog,omitempty"`
 
 	Use    Use          `json:"use"`

@@ -23,6 +23,7 @@ type Options struct {
 	Verify    bool               // read back every acknowledged record
 	VerifyMax int64              // bytes; more than this is not read back, and the result says so
 	Keep      bool               // leave the topic
+	Touch     int64              // bytes of memory to touch before the run; see Touched
 	Each      func(Interval)     // told once a second; may be nil
 	Phase     func(phase string) // told what is going on; may be nil
 }
@@ -98,6 +99,14 @@ func Run(ctx context.Context, t Target, w Workload, o Options) (*Result, error) 
 	if n := res.Target.Brokers; n > 0 && w.Replication > n {
 		return nil, fmt.Errorf("%s: %d replicas are asked for, and brokers there are %d: --replication-factor %d (and --topic-config min.insync.replicas=%d)",
 			res.Target.Name, w.Replication, n, n, n)
+	}
+	if o.Touch > 0 {
+		o.phase("touching %d MiB of memory", o.Touch>>20)
+		touched, err := touchMemory(ctx, o.Touch)
+		if err != nil {
+			return nil, err
+		}
+		res.Touched = touched
 	}
 	topics := w.Streams.topicNames(res.Topic)
 	res.Topic = topics[0]

@@ -80,6 +80,9 @@ func PrintResult(out io.Writer, r *Result) {
 	p("            %s, %d producers, %d-byte records, %d a batch (%.1f measured), acks %s, %s, idempotent %v, %s",
 		partitionsOf(w.Partitions), w.Producers, w.Size, w.Batch, r.perBatch(), w.Acks, w.Compression, w.Idempotent, r.Target.ClientLib)
 	p("            %.1f s measured after %v of warm-up", r.Seconds, w.Warmup)
+	if r.Touched != nil {
+		p("            memory touched before: %s", r.Touched)
+	}
 	p("settings    %s", settingsLine(r))
 	p("throughput  %s records/s, %.2f MB/s; %d acknowledged, %d failed, %d unfinished, %d unsent",
 		number(&r.RecordsPerSecond), r.BytesPerSecond/1e6, r.Acked, r.Failed, r.Hanging, r.Unsent)

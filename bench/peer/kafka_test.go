@@ -261,4 +261,8 @@ func TestParse(t *testing.T) {
 			t.Errorf("%q was taken: %+v", bad, s)
 		}
 	}
+	t.Setenv("PATH", t.TempDir())
+	if _, err := Parse("iggy"); err == nil || !strings.Contains(err.Error(), "no iggy-server on the PATH") {
+		t.Error(err)
+	}
 }

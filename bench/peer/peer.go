@@ -11,8 +11,10 @@ package peer
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
+	"os/exec"
 	"slices"
 	"strings"
 )
@@ -101,7 +103,20 @@ func Lookup(name string) (Kind, error) {
 			return k, nil
 		}
 	}
+	if name == "iggy" {
+		return Kind{}, errIggy()
+	}
 	return Kind{}, fmt.Errorf("%q is no peer that can be started here, which are: %s", name, strings.Join(Names(), ", "))
+}
+
+// errIggy says why Apache Iggy cannot be a peer: nothing of it can be had where dependencies come from.
+func errIggy() error {
+	const why = "Apache Iggy's server is in no package registry, and its client for Go in none that serves it"
+	path, err := exec.LookPath("iggy-server")
+	if err != nil {
+		return errors.New("iggy: there is no iggy-server on the PATH: " + why)
+	}
+	return fmt.Errorf("iggy: %s is there, but nothing here speaks its protocol: %s", path, why)
 }
 
 // Spec is one peer as a command line asks for it.

@@ -30,6 +30,7 @@ package shard
 
 import (
 	"fmt"
+	"runtime"
 	"sync"
 	"sync/atomic"
 
@@ -42,6 +43,11 @@ const Credits = 1024
 // drainMax is how many messages of one queue a step takes, so that the ring is
 // looked at in between.
 const drainMax = 256
+
+// yieldEvery is how long Run goes on, in ns, without a call of Go's scheduler. Go's monitor takes a goroutine
+// that did not call it for 10 ms for one that is stuck: it takes its processor at every system call, and looks again every 20 µs
+// meanwhile, 3,000 times a second, on a CPU that may be the loop's only one. A call costs two switches of threads.
+const yieldEvery = 5e6
 
 // edgeMax bounds the queue from the edge.
 const edgeMax = 4096
@@ -126,8 +132,12 @@ func (l *Loop) AfterStep(f func() (again bool)) { l.after = append(l.after, f) }
 
 // Run steps until Stop.
 func (l *Loop) Run() {
-	for !l.stopped.Load() {
+	for yielded := int64(0); !l.stopped.Load(); {
 		l.Step()
+		if now := l.IO.Now(); now-yielded >= yieldEvery {
+			runtime.Gosched()
+			yielded = now
+		}
 	}
 }
 
