@@ -311,8 +311,8 @@ func (p reportPart) markdown() string {
 		b.WriteString(s + "\n")
 	}
 	tables := p.Tables
-	if len(tables) == 0 {
-		tables = p.More
+	if len(tables) == 0 || p.All {
+		tables = slices.Concat(tables, p.More)
 	}
 	for _, t := range tables {
 		fmt.Fprintf(&b, "\n%s:\n\n%s", t.Caption, t.markdown())
@@ -339,6 +339,9 @@ func markdownAll(files []resultFile) (string, error) {
 		add("**Cut short**: not all runs were made.\n")
 	}
 	for _, f := range produced(files, false) {
+		if f.File.searched() { // its table is in its part
+			continue
+		}
 		add(Markdown(f.File.summaries(), f.File.Runs, f.File))
 	}
 	parts, err := parts(files)
@@ -351,13 +354,17 @@ func markdownAll(files []resultFile) (string, error) {
 	said := map[string]bool{} // a matrix and its ledger have the same command
 	for _, f := range files {
 		e := f.environment()
-		if f.Produce != nil && !f.Produce.Matrix || said[e.Command] { // Markdown has said it, or the file before
+		if f.Produce != nil && !f.Produce.Matrix && !f.Produce.searched() || said[e.Command] { // Markdown has said it, or the file before
 			continue
 		}
 		said[e.Command] = true
 		m := fmt.Sprintf("Machine: %s", f.machine())
 		if f.Produce != nil {
-			m = "Targets: " + targets(f.Produce.Runs) + ".\n\n" + m + fmt.Sprintf(". Taken on %s", f.Produce.Runs[0].Started.UTC().Format(time.DateOnly))
+			runs := f.Produce.Runs
+			if f.Produce.searched() {
+				runs = f.Produce.firstOfRows()
+			}
+			m = "Targets: " + targets(runs) + ".\n\n" + m + fmt.Sprintf(". Taken on %s", f.Produce.Runs[0].Started.UTC().Format(time.DateOnly))
 		}
 		add(fmt.Sprintf("%s.\n\nRepeat with:\n\n    %s\n", m, e.Command))
 	}

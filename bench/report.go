@@ -42,6 +42,7 @@ type reportPage struct {
 // reportSection is all rows that were asked for the same load, whatever their settings and numbers of partitions.
 type reportSection struct {
 	Heading, Text string
+	Folded        bool // a rate of a search: its curve says more
 	Rows          reportTable
 	Curves        []reportFigure
 	Sweep         []reportFigure // one, or none
@@ -126,11 +127,21 @@ func reportAll(files []resultFile) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	searched := searchedRuns(files)
+	// Those of searches come last, by rate.
+	order := func(rows []*reportRow) int64 {
+		if r := rows[0].Runs[0]; searched[r] {
+			return r.Workload.Rate
+		}
+		return 0
+	}
+	slices.SortStableFunc(groups, func(a, b []*reportRow) int { return cmp.Compare(order(a), order(b)) })
 	for i, rows := range groups {
 		s, err := section(fmt.Sprintf("g%d", i), rows)
 		if err != nil {
 			return nil, err
 		}
+		s.Folded = order(rows) > 0
 		p.Sections = append(p.Sections, s)
 	}
 	var b bytes.Buffer
@@ -253,7 +264,11 @@ func section(id string, rows []*reportRow) (s reportSection, err error) {
 		if err != nil {
 			return s, err
 		}
-		s.Times = append(s.Times, times...)
+		load, err := cpuFigure(fmt.Sprintf("%s-cpu%d", id, i), r)
+		if err != nil {
+			return s, err
+		}
+		s.Times = append(s.Times, slices.Concat(times, load)...)
 		s.Stages = append(s.Stages, stagesTable(r)...)
 		s.Stages = append(s.Stages, waitsTable(r)...)
 		for _, n := range r.Summary.Notes {
@@ -292,13 +307,13 @@ func rowsTable(rows []*reportRow) reportTable {
 // runsTable is one line a run, those left out too.
 func runsTable(rows []*reportRow) reportTable {
 	t := reportTable{Caption: "Runs", Words: 2,
-		Head: []string{"row", "acknowledged means", "started (UTC)", "records/s", "p50", "p99", "max", "CPU steal %", "others' CPU s", "read back", "marks"}}
+		Head: []string{"row", "acknowledged means", "started (UTC)", "records/s", "p50", "p99", "max", "CPU steal %", "others' CPUs", "read back", "marks"}}
 	for _, r := range rows {
 		for _, run := range r.Runs {
 			line := plain(r.name(), string(run.Class), run.Started.UTC().Format(time.DateTime), number(&run.RecordsPerSecond), micros(run.Latency.P50), micros(run.Latency.P99),
-				micros(&run.Latency.Max), fmt.Sprintf("%.1f", run.Use.Steal), number(run.Use.OthersCPU), run.Verify.State, or(strings.Join(marks(run), ", "), "-"))
+				micros(&run.Latency.Max), fmt.Sprintf("%.1f", run.Use.Steal), cpus(run.othersCPUs()), run.Verify.State, or(strings.Join(marks(run), ", "), "-"))
 			line[0].Key = template.HTML(chart.Key(r.Style))
-			line[7].Warn, line[9].Warn, line[10].Warn = run.Disturbed, run.Verify.State == "FAILED", len(marks(run)) > 0
+			line[7].Warn, line[8].Warn, line[9].Warn, line[10].Warn = run.Disturbed, run.disturbedByOthers(), run.Verify.State == "FAILED", len(marks(run)) > 0
 			t.Lines = append(t.Lines, line)
 		}
 	}

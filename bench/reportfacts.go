@@ -102,7 +102,11 @@ func environment(f named) reportEnvironment {
 		fact("repeats", "%d runs a row wanted; one with over %.0f %% CPU steal is disturbed and made again, up to %d times", rule.Runs, rule.StealMax, rule.RepeatsMax)
 	}
 	e.Rows = reportTable{Caption: "Brokers and the settings read back", Words: 6, Head: []string{"row", "acknowledged means", "version", "CPUs", "start to ready", "settings"}}
-	keys, runs := rowsOf(f.File)
+	described := f.File
+	if described.searched() {
+		described.Runs = described.firstOfRows()
+	}
+	keys, runs := rowsOf(described)
 	seen := map[string]bool{}
 	for _, k := range keys {
 		if f.File.Matrix && seen[k.Row] { // only the load is another

@@ -109,6 +109,7 @@ type reportPart struct {
 	Notes   []string
 	Figures []reportFigure
 	More    []reportTable // folded
+	All     bool          // in Markdown too, though there are Tables
 }
 
 // parts are those of the files: the matrices first, with the power-loss ledgers beside their rows.
@@ -122,6 +123,16 @@ func parts(files []resultFile) (all []reportPart, err error) {
 		id, suffix := fmt.Sprintf("f%d", i), ""
 		if len(files) > 1 {
 			suffix = ", " + f.Name
+		}
+		if f.Produce != nil && len(f.Produce.Curves) > 0 {
+			curves, err := curveParts(id, f.Produce)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", f.Name, err)
+			}
+			for _, p := range curves {
+				p.Heading += suffix
+				all = append(all, p)
+			}
 		}
 		var p reportPart
 		switch {

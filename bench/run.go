@@ -271,6 +271,7 @@ func (r *run) load(ctx context.Context, res *Result, m meter, o Options) error {
 		})
 		measured = done
 	}
+	before, beforeErr := m.readCPU()
 	each := time.NewTicker(time.Second)
 	defer each.Stop()
 	var period *time.Ticker
@@ -302,6 +303,11 @@ func (r *run) load(ctx context.Context, res *Result, m meter, o Options) error {
 		case <-each.C:
 			second++
 			in := r.second(second)
+			now, err := m.readCPU()
+			if err == nil && beforeErr == nil {
+				in.CPU = before.cpuUntil(now)
+			}
+			before, beforeErr = now, err
 			res.Intervals = append(res.Intervals, in)
 			if o.Each != nil {
 				o.Each(in)
@@ -336,6 +342,9 @@ func (r *run) load(ctx context.Context, res *Result, m meter, o Options) error {
 	r.arrive(drain)
 	// The end may come before the last tick, and acknowledgements after it.
 	if last := r.second(second + 1); last.Acked+last.Failed > 0 {
+		if beforeErr == nil && to.at.Sub(before.at) > time.Second/2 { // of less, a clock tick is too much
+			last.CPU = before.cpuUntil(to)
+		}
 		res.Intervals = append(res.Intervals, last)
 	}
 	for _, p := range r.producers {

@@ -192,8 +192,8 @@ func (c *Curve) add(rate int64, s Summary, runs []*Result) Point {
 		if r.Left && !s.Marked {
 			continue
 		}
-		if o := r.Use.OthersCPU; o != nil && r.Seconds > 0 {
-			p.Others = max(p.Others, *o/r.Seconds)
+		if o := r.othersCPUs(); o != nil {
+			p.Others = max(p.Others, *o)
 		}
 		if why := unsustained(r); why != "" {
 			p.Why, failed = why, failed+1
