@@ -25,6 +25,8 @@ type Machine struct {
 	Go         string `json:"go"`
 	Tool       string `json:"tool"` // version of this binary
 	Disk       Disk   `json:"disk"`
+
+	Limits map[string]string `json:"limits,omitempty"` // of this process, which what it starts inherits
 }
 
 // Disk is what lies under a directory.
@@ -42,6 +44,8 @@ type Disk struct {
 	FUA           string `json:"fua,omitempty"`                     // "1": a single write can be made durable without a flush
 	Rotational    string `json:"rotational,omitempty"`              // "1": a disk that turns, or says so
 	AtomicBytes   string `json:"atomicWriteUnitMaxBytes,omitempty"` // Linux 6.11 on; "0": none stated
+
+	Writes []DiskRow `json:"durableWrites,omitempty"` // measured before the first run; see probeWrites
 }
 
 func (m Machine) String() string {
@@ -61,7 +65,7 @@ func (m Machine) String() string {
 // ReadMachine gathers the facts. dataDir may be "": then nothing is said about
 // the disk. What cannot be read is left empty.
 func ReadMachine(dataDir string) Machine {
-	m := Machine{CPUs: runtime.NumCPU(), Go: runtime.Version(), Tool: toolVersion(), Disk: diskUnder(dataDir)}
+	m := Machine{CPUs: runtime.NumCPU(), Go: runtime.Version(), Tool: toolVersion(), Disk: diskUnder(dataDir), Limits: limits()}
 	var u unix.Utsname
 	if unix.Uname(&u) == nil {
 		m.Kernel = unix.ByteSliceToString(u.Release[:])
@@ -81,6 +85,43 @@ func ReadMachine(dataDir string) Machine {
 	}
 	m.Governor = readFile("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 	return m
+}
+
+// limits are those that a broker may run into, by name.
+func limits() map[string]string {
+	all := map[string]string{}
+	for line := range strings.Lines(readFile("/proc/self/limits")) {
+		for name, as := range map[string]string{"Max open files": "open files", "Max locked memory": "locked memory, bytes", "Max address space": "address space, bytes"} {
+			if rest, ok := strings.CutPrefix(line, name); ok {
+				if f := strings.Fields(rest); len(f) > 1 {
+					all[as] = f[0] + ", at most " + f[1]
+				}
+			}
+		}
+	}
+	_, group, _ := strings.Cut(readFile("/proc/self/cgroup"), "0::")
+	group, _, _ = strings.Cut(group, "\n")
+	for file, as := range map[string]string{"memory.max": "memory of the control group, bytes", "cpu.max": "CPU of the control group, µs of each µs"} {
+		for at := filepath.Clean("/" + group); ; at = filepath.Dir(at) {
+			if v := readFile(filepath.Join("/sys/fs/cgroup", at, file)); v != "" && !strings.HasPrefix(v, "max") {
+				all[as] = v
+				break
+			}
+			if at == "/" {
+				break
+			}
+		}
+	}
+	var dirty []string
+	for _, name := range []string{"dirty_background_ratio", "dirty_background_bytes", "dirty_ratio", "dirty_bytes", "dirty_expire_centisecs"} {
+		if v := readFile("/proc/sys/vm/" + name); v != "" && v != "0" { // of ratio and bytes one is 0
+			dirty = append(dirty, name+" "+v)
+		}
+	}
+	if dirty != nil {
+		all["page cache"] = strings.Join(dirty, ", ")
+	}
+	return all
 }
 
 // readFile returns a small file without its last newline, or "".

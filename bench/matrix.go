@@ -353,7 +353,10 @@ func markdownAll(files []resultFile) (string, error) {
 	}
 	said := map[string]bool{} // a matrix and its ledger have the same command
 	for _, f := range files {
-		e := f.environment()
+		e, err := f.environment("e")
+		if err != nil {
+			return "", fmt.Errorf("%s: %w", f.Name, err)
+		}
 		if f.Produce != nil && !f.Produce.Matrix && !f.Produce.searched() || said[e.Command] { // Markdown has said it, or the file before
 			continue
 		}
@@ -366,6 +369,7 @@ func markdownAll(files []resultFile) (string, error) {
 			}
 			m = "Targets: " + targets(runs) + ".\n\n" + m + fmt.Sprintf(". Taken on %s", f.Produce.Runs[0].Started.UTC().Format(time.DateOnly))
 		}
+		m += after(". ", strings.TrimSuffix(f.machine().Disk.writesLine(), "."))
 		add(fmt.Sprintf("%s.\n\nRepeat with:\n\n    %s\n", m, e.Command))
 	}
 	return b.String(), nil

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"cmp"
 	_ "embed"
+	"errors"
 	"fmt"
 	"html/template"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -102,24 +104,19 @@ type reportRow struct {
 
 func (r *reportRow) name() string { return rowKey{Row: r.Label, Partitions: r.Partitions}.String() }
 
-// report writes files of produce as one page.
-func report(files []named) ([]byte, error) {
-	var all []resultFile
-	for _, f := range files {
-		all = append(all, resultFile{Name: f.Name, Produce: &f.File})
-	}
-	return reportAll(all)
-}
-
 // reportAll writes files as one page that refers to nothing outside of itself.
 func reportAll(files []resultFile) ([]byte, error) {
 	p := reportPage{Title: "Millrace bench", Files: files}
-	for _, f := range files {
+	var err error
+	for i, f := range files {
 		p.Partial = p.Partial || f.partial()
 		p.Loads = p.Loads || f.Produce != nil
-		p.Environments = append(p.Environments, f.environment())
+		e, err := f.environment(fmt.Sprintf("e%d", i))
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", f.Name, err)
+		}
+		p.Environments = append(p.Environments, e)
 	}
-	var err error
 	if p.Parts, err = parts(files); err != nil {
 		return nil, err
 	}
@@ -151,22 +148,25 @@ func reportAll(files []resultFile) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// writeReport stores a report, whole or not at all.
-func writeReport(path string, files []named) error {
-	b, err := report(files)
-	if err != nil {
-		return err
-	}
-	return replace(path, b)
-}
-
-// writeReportAll is the same of files of any command.
-func writeReportAll(path string, files []resultFile) error {
+// writePage stores files as a page, and beside it as Markdown, each whole or not at all.
+func writePage(path string, files []resultFile) error {
 	b, err := reportAll(files)
 	if err != nil {
 		return err
 	}
-	return replace(path, b)
+	text, err := markdownAll(files)
+	if err != nil {
+		return err
+	}
+	return errors.Join(replace(path, b), replace(beside(path, ".md"), []byte(text)))
+}
+
+// beside is what a page's companion with another extension is called. Of a page that is a device, as /dev/stdout is, there is none.
+func beside(page, extension string) string {
+	if st, err := os.Lstat(page); err == nil && !st.Mode().IsRegular() {
+		return os.DevNull
+	}
+	return strings.TrimSuffix(page, filepath.Ext(page)) + extension
 }
 
 // groupRows gathers rows by the load that was asked for; within it by the number of partitions.

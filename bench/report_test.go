@@ -32,7 +32,11 @@ func readNamed(t *testing.T, paths ...string) (files []named) {
 
 func pageOf(t *testing.T, files ...named) string {
 	t.Helper()
-	b, err := report(files)
+	var all []resultFile
+	for _, f := range files {
+		all = append(all, resultFile{Name: f.Name, Produce: &f.File})
+	}
+	b, err := reportAll(all)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -285,7 +289,7 @@ func searchedFile(t *testing.T) File {
 		}}
 		f.Curves = append(f.Curves, c)
 		for _, p := range c.Points {
-			r := &Result{Row: fmt.Sprintf("%s at %d/s", row, p.Offered), Class: Cached, Loop: "open loop", Seconds: 2, Acked: 2 * p.Offered, RecordsPerSecond: p.Achieved,
+			r := &Result{Row: fmt.Sprintf("%s at %d/s", row, p.Offered), Class: Cached, Settings: map[string]string{"flush.policy": row}, Loop: "open loop", Seconds: 2, Acked: 2 * p.Offered, RecordsPerSecond: p.Achieved,
 				Workload: Workload{Partitions: 4, Batch: 1, Rate: p.Offered}, Latency: latencyOf(t, 20_000), Verify: Verification{State: "passed"}}
 			for second := range 2 {
 				r.Intervals = append(r.Intervals, Interval{Second: second + 1, Acked: p.Offered, P50: p.P50, Max: p.Max,

@@ -76,6 +76,7 @@ type reportEnvironment struct {
 	Facts         []reportFact
 	Rows          reportTable
 	Settings      []reportSettings
+	Figures       []reportFigure
 }
 
 type reportFact struct{ Name, Value string }
@@ -115,20 +116,24 @@ func environment(f named) reportEnvironment {
 		seen[k.Row] = true
 		r := runs[k][0]
 		e.Rows.Lines = append(e.Rows.Lines, plain(k.String(), string(r.Class), or(r.Target.Version, "unknown"), or(r.Target.CPUs, "any"), seconds(r.Target.Ready), settingsLine(r)))
-		e.Settings = append(e.Settings, settings(k, r))
+		e.Settings = append(e.Settings, allSettings(k.String(), r.Target.Command, r.Settings)...)
 	}
 	return e
 }
 
-func settings(k rowKey, r *Result) reportSettings {
-	s := reportSettings{Row: k.String()}
-	if len(r.Target.Command) > 0 {
-		s.Lines = append(s.Lines, "started as: "+strings.Join(r.Target.Command, " "))
+// allSettings is what a broker was started with and what it reports; none where neither is known.
+func allSettings(row string, command []string, settings map[string]string) []reportSettings {
+	s := reportSettings{Row: row}
+	if len(command) > 0 {
+		s.Lines = append(s.Lines, "started as: "+strings.Join(command, " "))
 	}
-	for _, key := range slices.SortedFunc(maps.Keys(r.Settings), cmp.Compare) {
-		s.Lines = append(s.Lines, key+"="+r.Settings[key])
+	for _, key := range slices.SortedFunc(maps.Keys(settings), cmp.Compare) {
+		s.Lines = append(s.Lines, key+"="+settings[key])
 	}
-	return s
+	if s.Lines == nil {
+		return nil
+	}
+	return []reportSettings{s}
 }
 
 // facts are what is known of the machine.
@@ -143,6 +148,9 @@ func (m Machine) facts() (all []reportFact) {
 		if f.Value != "" {
 			all = append(all, f)
 		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(m.Limits)) {
+		all = append(all, reportFact{"limit: " + name, m.Limits[name]})
 	}
 	return append(all, m.Disk.facts()...)
 }

@@ -25,6 +25,8 @@ type Options struct {
 	Keep      bool               // leave the topic
 	Each      func(Interval)     // told once a second; may be nil
 	Phase     func(phase string) // told what is going on; may be nil
+
+	bar *progress // of the command that makes the runs; may be nil
 }
 
 func (o Options) phase(format string, args ...any) {

@@ -171,6 +171,7 @@ func (s Search) Rates(ctx context.Context, rows []Row, w Workload, rule RepeatRu
 			}
 			open = true
 			w.Rate = rate
+			s.expect(o.bar, curves, rows, w, rule.Runs, s.TimeMax-time.Since(began))
 			row := rows[i]
 			row.Name = fmt.Sprintf("%s at %d/s", row.Name, rate) // in a file, runs of one row were asked for the same
 			table, runs, err := Compare(ctx, []Row{row}, w, rule, c, o, func(string, int, int, *Result) {})
