@@ -26,7 +26,8 @@ type Machine struct {
 	Tool       string `json:"tool"` // version of this binary
 	Disk       Disk   `json:"disk"`
 
-	Limits map[string]string `json:"limits,omitempty"` // of this process, which what it starts inherits
+	Limits    map[string]string `json:"limits,omitempty"`    // of this process, which what it starts inherits
+	PageCache string            `json:"pageCache,omitempty"` // when the kernel writes back, by its vm.dirty_ settings
 }
 
 // Disk is what lies under a directory.
@@ -65,7 +66,7 @@ func (m Machine) String() string {
 // ReadMachine gathers the facts. dataDir may be "": then nothing is said about
 // the disk. What cannot be read is left empty.
 func ReadMachine(dataDir string) Machine {
-	m := Machine{CPUs: runtime.NumCPU(), Go: runtime.Version(), Tool: toolVersion(), Disk: diskUnder(dataDir), Limits: limits()}
+	m := Machine{CPUs: runtime.NumCPU(), Go: runtime.Version(), Tool: toolVersion(), Disk: diskUnder(dataDir), Limits: limits(), PageCache: writeBack()}
 	var u unix.Utsname
 	if unix.Uname(&u) == nil {
 		m.Kernel = unix.ByteSliceToString(u.Release[:])
@@ -91,17 +92,20 @@ func ReadMachine(dataDir string) Machine {
 func limits() map[string]string {
 	all := map[string]string{}
 	for line := range strings.Lines(readFile("/proc/self/limits")) {
-		for name, as := range map[string]string{"Max open files": "open files", "Max locked memory": "locked memory, bytes", "Max address space": "address space, bytes"} {
-			if rest, ok := strings.CutPrefix(line, name); ok {
-				if f := strings.Fields(rest); len(f) > 1 {
-					all[as] = f[0] + ", at most " + f[1]
+		for name, as := range map[string]string{"Max open files": "open files", "Max locked memory": "locked memory", "Max address space": "address space"} {
+			rest, ok := strings.CutPrefix(line, name)
+			if f := strings.Fields(rest); ok && len(f) > 2 {
+				soft, hard, unit := f[0], f[1], f[2]
+				all[as] = soft + " " + unit
+				if hard != soft {
+					all[as] += ", could be " + hard
 				}
 			}
 		}
 	}
 	_, group, _ := strings.Cut(readFile("/proc/self/cgroup"), "0::")
 	group, _, _ = strings.Cut(group, "\n")
-	for file, as := range map[string]string{"memory.max": "memory of the control group, bytes", "cpu.max": "CPU of the control group, µs of each µs"} {
+	for file, as := range map[string]string{"memory.max": "memory, control group", "cpu.max": "CPU, control group (µs of each µs)"} {
 		for at := filepath.Clean("/" + group); ; at = filepath.Dir(at) {
 			if v := readFile(filepath.Join("/sys/fs/cgroup", at, file)); v != "" && !strings.HasPrefix(v, "max") {
 				all[as] = v
@@ -112,16 +116,18 @@ func limits() map[string]string {
 			}
 		}
 	}
-	var dirty []string
+	return all
+}
+
+// writeBack is when the kernel writes back what is in the page cache only; of a ratio and its bytes one is 0.
+func writeBack() string {
+	var all []string
 	for _, name := range []string{"dirty_background_ratio", "dirty_background_bytes", "dirty_ratio", "dirty_bytes", "dirty_expire_centisecs"} {
-		if v := readFile("/proc/sys/vm/" + name); v != "" && v != "0" { // of ratio and bytes one is 0
-			dirty = append(dirty, name+" "+v)
+		if v := readFile("/proc/sys/vm/" + name); v != "" && v != "0" {
+			all = append(all, name+" "+v)
 		}
 	}
-	if dirty != nil {
-		all["page cache"] = strings.Join(dirty, ", ")
-	}
-	return all
+	return strings.Join(all, ", ")
 }
 
 // readFile returns a small file without its last newline, or "".

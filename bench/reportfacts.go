@@ -143,6 +143,7 @@ func (m Machine) facts() (all []reportFact) {
 		{"governor", m.Governor},
 		{"memory", fmt.Sprintf("%d MiB", m.Memory>>20)},
 		{"kernel", "Linux " + m.Kernel},
+		{"page cache", m.PageCache},
 		{"bench", m.Tool + ", " + m.Go},
 	} {
 		if f.Value != "" {
