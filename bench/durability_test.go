@@ -145,6 +145,11 @@ func TestDurabilityRounds(t *testing.T) {
 			t.Errorf("no %q in the page or in the text", want)
 		}
 	}
+	for _, want := range []string{"Over time, at a fixed rate", "<figcaption>Latency each second, journal, 2 partitions (flushed), acks all, 4 a batch"} {
+		if !strings.Contains(string(page), want) {
+			t.Errorf("no %q in the page", want)
+		}
+	}
 	if strings.Contains(string(page), "Cut short") {
 		t.Error("whole, and said to be cut short")
 	}

@@ -294,6 +294,21 @@ func matrixParts(files []resultFile) (all []reportPart, err error) {
 				figure.Caption += fmt.Sprintf(", acks %s, %d a batch", w.Acks, w.Batch)
 				p.Figures = append(p.Figures, figure)
 			}
+			for j, r := range rows {
+				id := fmt.Sprintf("%s-row%d", id, j)
+				times, err := timeFigure(id+"-time", r)
+				if err != nil {
+					return nil, err
+				}
+				load, err := cpuFigure(id+"-cpu", r)
+				if err != nil {
+					return nil, err
+				}
+				for _, figure := range append(times, load...) {
+					figure.Caption += fmt.Sprintf(", acks %s, %d a batch", w.Acks, w.Batch)
+					p.Times = append(p.Times, figure)
+				}
+			}
 		}
 		p.More = []reportTable{runs}
 		if len(notes.Lines) > 0 {

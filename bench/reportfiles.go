@@ -121,8 +121,9 @@ type reportPart struct {
 	Tables  []reportTable
 	Notes   []string
 	Figures []reportFigure
-	More    []reportTable // folded
-	All     bool          // in Markdown too, though there are Tables
+	Times   []reportFigure // folded
+	More    []reportTable  // folded
+	All     bool           // in Markdown too, though there are Tables
 }
 
 // parts are those of the files: the matrices first, with the power-loss ledgers beside their rows.
