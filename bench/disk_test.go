@@ -185,7 +185,7 @@ func TestDiskInterrupted(t *testing.T) {
 		t.Run("out="+filepath.Base(out), func(t *testing.T) {
 			t.Parallel()
 			dir := t.TempDir()
-			c, err := parseDiskCommand([]string{"--dir", dir, "--seconds", "60", "--out", out}, io.Discard)
+			c, err := parseDiskCommand([]string{"--dir", dir, "--seconds", "20", "--out", out}, io.Discard)
 			if err != nil {
 				t.Fatal(err)
 			}
