@@ -88,6 +88,7 @@ func parseClients(s string) (all []string, err error) {
 // measure makes both parts.
 func (c *ceiling) measure(ctx context.Context) (int, error) {
 	c.progress()
+	defer c.bar.end()
 	confinement := c.confinement()
 	var rows []Row
 	for _, client := range c.clients {
@@ -99,6 +100,7 @@ func (c *ceiling) measure(ctx context.Context) (int, error) {
 	}
 	fast, paced := c.workload, c.workload
 	fast.Rate, paced.InFlight = 0, 0
+	c.bar.expect(time.Duration(c.rule.Runs)*(runsCost(rows, fast)+runsCost(rows, paced)), false)
 	var tables [2][]Summary
 	var results []*Result
 	var failed error
@@ -117,6 +119,7 @@ func (c *ceiling) measure(ctx context.Context) (int, error) {
 			break
 		}
 	}
+	c.bar.end()
 	f := c.file(results)
 	f.Rule, f.Partial = c.rule, failed != nil
 	f.Table = append(append(f.Table, tables[0]...), tables[1]...)

@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/millrace/millrace/bench/peer"
@@ -109,7 +108,7 @@ func (p Program) Main(args []string, stdout, stderr io.Writer) int {
 		}
 		return exitUsage
 	}
-	ctx, deaf := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+	ctx, deaf := signal.NotifyContext(ctx, stopSignals()...)
 	defer deaf()
 	run, err := p.parseCommand(args, stdout, stderr)
 	switch {
@@ -200,6 +199,7 @@ type produce struct {
 	args           []string
 	stdout, stderr io.Writer
 	rings          *Rings
+	bar            *progress // nil until something is to be shown
 
 	clients   []string // more than one only when comparing
 	null      bool
@@ -223,6 +223,7 @@ type produce struct {
 	rule       RepeatRule
 	update     string
 	section    string
+	writes     []DiskRow // of the disk itself, before the first run
 
 	asked struct { // as the flags have it; resolve reads it
 		compare, partitions, clients string
@@ -265,7 +266,7 @@ func parseProduce(args []string, stderr io.Writer) (*produce, error) {
 	f.Int64Var(&w.Rate, "rate", 1000, "intended `records/s`; 0 saturates: closed loop, bounded by --in-flight")
 	f.IntVar(&w.InFlight, "in-flight", 0, "with --rate 0: `records` in flight over all producers (default: 10 batches per partition, at least 1000, at most 64 MiB)")
 	f.StringVar(&p.out, "out", "", "write raw histograms, settings and machine facts to `FILE.json`")
-	f.StringVar(&p.page, "report", "", "write a page with charts to `FILE.html`")
+	f.StringVar(&p.page, "report", "", "write a page with charts to `FILE.html`, its tables to FILE.md, and without --out the results to FILE.json")
 	f.StringVar(&p.update, "update", "", "when comparing: rewrite the table in this Markdown `FILE`")
 	f.StringVar(&p.section, "section", "produce", "with --update: `name` of the table's section")
 	if err := f.Parse(args); err != nil {
@@ -468,9 +469,9 @@ func (p *produce) confinement() Confinement {
 		c = Confine()
 	}
 	if len(c.Broker) > 0 {
-		fmt.Fprintf(p.stderr, "the broker keeps to CPU %s, the generator to CPU %s\n", cpuList(c.Broker), cpuList(c.Generator))
+		p.say("the broker keeps to CPU %s, the generator to CPU %s", cpuList(c.Broker), cpuList(c.Generator))
 	} else {
-		fmt.Fprintln(p.stderr, "broker and generator share all CPUs")
+		p.say("broker and generator share all CPUs")
 	}
 	return c
 }
@@ -513,10 +514,19 @@ func (p *produce) target(name string, c Confinement, client string, settings ...
 	return &Serve{Kafka: kafka, Binary: binary, Parent: p.dir, Overrides: slices.Concat(p.overrides, settings), CPUs: c.Broker}, nil
 }
 
-// progress shows phases and, on a terminal, a line a second.
+// progress shows what runs, its phases and, on a terminal, what each second is like.
 func (p *produce) progress() {
-	p.options.Phase = func(phase string) { fmt.Fprintln(p.stderr, phase) }
-	if !isTerminal(p.stderr) {
+	p.bar = newProgress(p.stderr)
+	p.options.bar = p.bar
+	p.options.Phase = func(phase string) { p.bar.step(phase, true) }
+	if p.bar.tty {
+		p.options.Each = p.bar.second
+	}
+}
+
+// eachSecond has a line for each second, as is wanted of a single run on a terminal.
+func (p *produce) eachSecond() {
+	if !p.bar.tty {
 		return
 	}
 	p.options.Each = func(in Interval) {
@@ -525,7 +535,7 @@ func (p *produce) progress() {
 			mark = "  warm-up"
 		}
 		acked := float64(in.Acked)
-		fmt.Fprintf(p.stderr, "%4d s  %10s records/s  p50 %8s  p99 %8s  max %8s%s\n", in.Second, number(&acked), micros(in.P50), micros(in.P99), micros(&in.Max), mark)
+		p.say("%4d s  %10s records/s  p50 %8s  p99 %8s  max %8s%s", in.Second, number(&acked), micros(in.P50), micros(in.P99), micros(&in.Max), mark)
 	}
 }
 
@@ -550,23 +560,29 @@ func (p *produce) file(runs []*Result) File {
 // parent is on the same disk.
 func (p *produce) machine(dir string) Machine {
 	if p.serve || len(p.managed) > 0 {
-		dir = p.dir
-		if dir == "" {
-			dir = os.TempDir()
-		}
+		dir = p.parent()
 	}
-	return ReadMachine(dir)
+	m := ReadMachine(dir)
+	m.Disk.Writes = p.writes
+	return m
 }
+
+// parent is where data directories are made.
+func (p *produce) parent() string { return or(p.dir, os.TempDir()) }
 
 func (p *produce) single(ctx context.Context) (int, error) {
 	p.progress()
+	p.eachSecond()
+	defer p.bar.end()
 	c := p.confinement()
 	rows, err := p.allRows(ctx, c)
 	if err != nil {
 		return exitFailed, err
 	}
+	p.bar.expect(runsCost(rows, p.workload), false)
+	p.probeDisk(ctx)
 	_, runs, err := Compare(ctx, rows, p.workload, RepeatRule{Runs: 1}, c, p.options,
-		func(_ string, _, _ int, r *Result) { PrintResult(p.stdout, r) })
+		func(_ string, _, _ int, r *Result) { p.bar.end(); PrintResult(p.stdout, r) })
 	file := p.file(runs)
 	file.Partial = err != nil
 	if err = errors.Join(err, p.store(file)); err != nil {
@@ -575,20 +591,24 @@ func (p *produce) single(ctx context.Context) (int, error) {
 	return exitOf(runs), nil
 }
 
-// store writes the files that were asked for. Where no run was made it leaves what is there.
+// store writes the files that were asked for: beside a page are its tables in Markdown and the result file. Where no run was made it leaves what is there.
 func (p *produce) store(f File) (err error) {
 	if len(f.Runs) == 0 {
 		return nil
 	}
-	if p.out != "" {
-		err = f.Write(p.out)
+	out := p.out
+	if out == "" && p.page != "" {
+		out = beside(p.page, ".json")
+	}
+	if out != "" {
+		err = f.Write(out)
 	}
 	if p.page != "" {
 		name := "this run"
-		if p.out != "" {
-			name = filepath.Base(p.out)
+		if out != os.DevNull {
+			name = filepath.Base(out)
 		}
-		err = errors.Join(err, writeReport(p.page, []named{{name, f}}))
+		err = errors.Join(err, writePage(p.page, []resultFile{{Name: name, Produce: &f}}))
 	}
 	return err
 }

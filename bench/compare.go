@@ -243,7 +243,9 @@ func Compare(ctx context.Context, rows []Row, w Workload, rule RepeatRule, c Con
 	var failed error
 	for _, s := range interleave(len(rows), rule.Runs) {
 		attempts, err := attempt(ctx, rows[s.row], w, rule, c, o, func(n int, r *Result) {
-			if r == nil {
+			if r == nil && o.bar != nil {
+				o.bar.begin("%s, %s, round %d of %d%s", rows[s.row].Name, partitionsOf(w.Partitions), s.round+1, rule.Runs, again(n))
+			} else if r == nil {
 				o.phase("%s, round %d of %d, attempt %d", rows[s.row].Name, s.round+1, rule.Runs, n)
 			} else {
 				told(rows[s.row].Name, s.round+1, n, r)
@@ -252,6 +254,7 @@ func Compare(ctx context.Context, rows []Row, w Workload, rule RepeatRule, c Con
 		if err != nil {
 			failed = fmt.Errorf("row %s, round %d: %w", rows[s.row].Name, s.round+1, err)
 		}
+		o.bar.passed(runsCost(rows[s.row:s.row+1], w))
 		perRow[s.row] = append(perRow[s.row], attempts...)
 		all = append(all, attempts...)
 		if failed = errors.Join(failed, ctx.Err()); failed != nil {
@@ -263,6 +266,14 @@ func Compare(ctx context.Context, rows []Row, w Workload, rule RepeatRule, c Con
 		table = append(table, Summarize(row.Name, w.Partitions, perRow[i]))
 	}
 	return table, all, failed
+}
+
+// again says which attempt it is, from the second one on.
+func again(n int) string {
+	if n == 1 {
+		return ""
+	}
+	return fmt.Sprintf(", attempt %d", n)
 }
 
 // attempt makes one slot's runs: the first that is not disturbed is the last, and counts. told hears of each attempt,

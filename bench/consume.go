@@ -60,7 +60,7 @@ func parseConsume(args []string, stderr io.Writer) (*consume, error) {
 	if err := f.Parse(args); err != nil {
 		return nil, err
 	}
-	p.serve, p.stderr = p.bootstrap == "", stderr
+	p.serve, p.stderr, p.workload.Duration = p.bootstrap == "", stderr, c.duration
 	switch {
 	case f.NArg() > 0:
 		return nil, fmt.Errorf("unexpected argument %q", f.Arg(0))
@@ -80,7 +80,15 @@ const (
 	backlogTopic = "millrace-bench-backlog"
 )
 
+// Guesses at what bench consume takes besides its phases.
+const (
+	backlogCost = 5 * time.Second // to write a GiB
+	phaseCost   = time.Second     // to let what was before come to rest; with readers half of a phase more, since they read to the end
+)
+
 func (c *consume) measure(ctx context.Context) (code int, err error) {
+	c.bar = newProgress(c.stderr)
+	defer c.bar.end()
 	confinement := c.confinement()
 	target, err := c.target("broker", confinement, clientFranz)
 	if err != nil {
@@ -112,21 +120,32 @@ func (c *consume) measure(ctx context.Context) (code int, err error) {
 			}
 		}()
 	}
-	fmt.Fprintf(c.stderr, "writing %.1f GiB to catch up\n", c.backlog)
+	settings, err := target.Settings(ctx, tailTopic)
+	if err != nil {
+		return exitFailed, err
+	}
+	c.probeDisk(ctx)
+	fill := time.Duration(c.backlog * float64(backlogCost))
+	c.bar.expect(fill+time.Duration(c.runs)*(c.phaseTime(0)+c.phaseTime(c.readers)), false)
+	c.bar.begin("writing %.1f GiB to catch up", c.backlog)
 	end, err := fillBacklog(ctx, info.Address, backlogTopic, int64(c.backlog*(1<<30)))
 	if err != nil {
 		return exitFailed, err
 	}
+	c.bar.passed(fill)
 	load, err := startTail(info.Address, tailTopic, c.rate, c.size, c.parts)
 	if err != nil {
 		return exitFailed, err
 	}
 	defer load.stop()
 	results, err := c.phases(ctx, load, info, end)
+	c.bar.end()
 	if len(results) > 0 {
 		c.print(results)
 		if c.out != "" {
-			err = errors.Join(err, c.write(results, info))
+			f := consumeFile{Command: commandLine(c.args), Machine: ReadMachine(info.DataDir), Target: info, Settings: settings, Phases: results, Partial: err != nil}
+			f.Machine.Disk.Writes = c.writes
+			err = errors.Join(err, f.Write(c.out))
 		}
 	}
 	if err != nil {
@@ -162,15 +181,25 @@ func (c *consume) phases(ctx context.Context, load *tailLoad, info TargetInfo, e
 	var all []consumeResult
 	for run := range c.runs {
 		for _, readers := range []int{0, c.readers} {
+			c.bar.begin("run %d of %d, %s", run+1, c.runs, map[bool]string{true: "alone", false: "beside readers that catch up"}[readers == 0])
 			r, err := c.phase(ctx, load, info, end, readers)
 			if err != nil {
 				return all, err
 			}
 			all = append(all, r)
-			fmt.Fprintf(c.stderr, "run %d, %s\n", run+1, r.line())
+			c.bar.passed(c.phaseTime(readers))
+			c.say("run %d, %s", run+1, r.line())
 		}
 	}
 	return all, nil
+}
+
+// phaseTime guesses how long a phase takes.
+func (c *consume) phaseTime(readers int) time.Duration {
+	if readers > 0 {
+		return phaseCost + c.duration*3/2
+	}
+	return phaseCost + c.duration
 }
 
 func (c *consume) phase(ctx context.Context, load *tailLoad, info TargetInfo, end int64, readers int) (r consumeResult, err error) {
@@ -333,12 +362,13 @@ func consumeTable(all []consumeResult) (t reportTable, notes []string) {
 
 // consumeFile is what "bench consume" leaves.
 type consumeFile struct {
-	Command string          `json:"command"`
-	Machine Machine         `json:"machine"`
-	Target  TargetInfo      `json:"target"`
-	Phases  []consumeResult `json:"phases"` // in turns: alone, beside
+	Command  string            `json:"command"`
+	Machine  Machine           `json:"machine"`
+	Target   TargetInfo        `json:"target"`
+	Settings map[string]string `json:"settings,omitempty"` // of the tail's topic, as the broker reports them
+	Phases   []consumeResult   `json:"phases"`             // in turns: alone, beside
+	Partial  bool              `json:"cutShort,omitempty"` // ended before all phases were made
 }
 
-func (c *consume) write(all []consumeResult, info TargetInfo) error {
-	return writeJSON(c.out, consumeFile{commandLine(c.args), ReadMachine(info.DataDir), info, all})
-}
+// Write stores f as JSON, whole or not at all.
+func (f consumeFile) Write(path string) error { return writeJSON(path, f) }

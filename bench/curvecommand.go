@@ -24,7 +24,7 @@ func parseCurve(args []string, stderr io.Writer) (*curve, error) {
 	c.loadFlags(f)
 	c.search.flags(f, 1000)
 	f.StringVar(&c.out, "out", "", "write points, and all runs with their raw histograms, to `FILE.json`")
-	f.StringVar(&c.page, "report", "", "write a page with charts of the runs to `FILE.html`")
+	f.StringVar(&c.page, "report", "", "write a page with charts to `FILE.html`, its tables to FILE.md, and without --out the results to FILE.json")
 	if err := f.Parse(args); err != nil {
 		return nil, err
 	}
@@ -49,11 +49,13 @@ func (s *Search) flags(f *flag.FlagSet, from int64) {
 
 func (c *curve) measure(ctx context.Context) (int, error) {
 	c.progress()
+	defer c.bar.end()
 	confinement := c.confinement()
 	rows, err := c.allRows(ctx, confinement)
 	if err != nil {
 		return exitFailed, err
 	}
+	c.probeDisk(ctx)
 	f := File{}
 	for _, n := range c.partitions {
 		curves, runs, failed := c.search.Rates(ctx, rows, c.of(n), c.rule, confinement, c.quiet(), c.point) // a line a point is enough
@@ -64,6 +66,7 @@ func (c *curve) measure(ctx context.Context) (int, error) {
 	}
 	done := c.file(f.Runs)
 	done.Curves, done.Search, done.Rule, done.Partial = f.Curves, c.search, c.rule, err != nil
+	c.bar.end()
 	printCurves(c.stdout, f.Curves)
 	if err := errors.Join(err, c.store(done)); err != nil {
 		return exitFailed, err

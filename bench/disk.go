@@ -59,10 +59,13 @@ func parseDiskCommand(args []string, stderr io.Writer) (*diskCommand, error) {
 		}
 	}
 	if c.out == "" {
-		c.out = filepath.Join(c.dir, "disk.json")
+		c.out = c.own()
 	}
 	return c, nil
 }
+
+// own is where a broker's tools look for the figures.
+func (c *diskCommand) own() string { return filepath.Join(c.dir, "disk.json") }
 
 // DiskFile is what "bench disk" leaves: what the machine says, what was
 // measured, and what follows from it.
@@ -77,6 +80,7 @@ type DiskFile struct {
 	Rows      []DiskRow `json:"rows"`
 	Choice    *Choice   `json:"journalChoice,omitempty"` // nil where it cannot be told
 	Verdicts  []string  `json:"verdicts"`
+	Partial   bool      `json:"cutShort,omitempty"` // interrupted
 }
 
 // Write stores f as JSON, whole or not at all.
@@ -85,10 +89,7 @@ func (f DiskFile) Write(path string) error { return writeJSON(path, f) }
 func (c *diskCommand) run(ctx context.Context) (int, error) {
 	f := DiskFile{Format: resultFormat, Command: commandLine(c.args), Started: time.Now(), Machine: ReadMachine(c.dir)}
 	rows, err := c.measure(ctx, &f)
-	if errors.Is(err, context.Canceled) {
-		err = errors.New("interrupted: nothing was saved")
-	}
-	if err != nil {
+	if f.Partial = errors.Is(err, context.Canceled); err != nil && !f.Partial {
 		return exitFailed, err
 	}
 	for _, r := range rows {
@@ -98,13 +99,26 @@ func (c *diskCommand) run(ctx context.Context) (int, error) {
 		}
 		f.Rows = append(f.Rows, row)
 	}
-	f.Choice = journalChoice(f.Rows)
-	f.Verdicts = verdicts(f)
-	PrintDisk(c.stdout, f)
+	if f.Partial {
+		f.Verdicts = []string{"cut short: no verdict"}
+	} else {
+		f.Choice = journalChoice(f.Rows)
+		f.Verdicts = verdicts(f)
+	}
+	if len(f.Rows) > 0 {
+		PrintDisk(c.stdout, f)
+	}
+	// What others read of a directory's disk is of a whole run, or an earlier one.
+	if f.Partial && (len(f.Rows) == 0 || c.out == c.own()) {
+		return exitFailed, errors.New("interrupted: nothing was saved")
+	}
 	if err := f.Write(c.out); err != nil {
 		return exitFailed, err
 	}
 	fmt.Fprintln(c.stderr, "saved in", c.out)
+	if f.Partial {
+		return exitFailed, context.Canceled
+	}
 	return exitOK, nil
 }
 
@@ -127,17 +141,16 @@ func (c *diskCommand) measure(ctx context.Context, f *DiskFile) (rows []*diskRow
 	for _, r := range rows {
 		left += diskRounds * r.weight
 	}
-	tty := isTerminal(c.stderr)
-	if tty {
-		defer fmt.Fprint(c.stderr, "\r\x1b[K")
-	}
+	bar := newProgress(c.stderr)
+	bar.expect(time.Until(end), false)
+	defer bar.end()
 	for round := range diskRounds {
 		for i, r := range rows {
-			if tty {
-				fmt.Fprintf(c.stderr, "\r\x1b[Kround %d/%d, row %d/%d, %.0f s left: %s", round+1, diskRounds, i+1, len(rows), max(0, time.Until(end).Seconds()), r)
+			if bar.expect(time.Until(end), false); bar.tty || i == 0 { // elsewhere 63 lines are too many
+				bar.begin("round %d/%d, row %d/%d: %s", round+1, diskRounds, i+1, len(rows), r)
 			}
 			if err := ctx.Err(); err != nil {
-				return nil, err
+				return rows, err
 			}
 			if err := p.prepare(r); err != nil {
 				return nil, fmt.Errorf("%s: prepare: %w", r, err)

@@ -179,22 +179,35 @@ func TestDiskMeasuresATemporaryDirectory(t *testing.T) {
 	}
 }
 
+// An interrupted run leaves what was measured where it was asked to, and never where a broker's tools look for whole figures.
 func TestDiskInterrupted(t *testing.T) {
-	dir := t.TempDir()
-	c, err := parseDiskCommand([]string{"--dir", dir, "--seconds", "600"}, io.Discard)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c.stdout, c.stderr = io.Discard, io.Discard
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
-	defer cancel()
-	inner, stop := context.WithCancel(context.Background())
-	context.AfterFunc(ctx, stop)
-	if code, err := c.run(inner); code != exitFailed || err == nil || !strings.Contains(err.Error(), "nothing was saved") {
-		t.Errorf("exit %d, %v", code, err)
-	}
-	if got := names(t, dir); got != "" {
-		t.Errorf("left behind: %s", got)
+	for _, out := range []string{"", filepath.Join(t.TempDir(), "part.json")} {
+		t.Run("out="+filepath.Base(out), func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			c, err := parseDiskCommand([]string{"--dir", dir, "--seconds", "20", "--out", out}, io.Discard)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.stdout, c.stderr = io.Discard, io.Discard
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+			defer cancel()
+			inner, stop := context.WithCancel(context.Background())
+			context.AfterFunc(ctx, stop)
+			if code, err := c.run(inner); code != exitFailed || err == nil || strings.Contains(err.Error(), "nothing was saved") != (out == "") {
+				t.Errorf("exit %d, %v", code, err)
+			}
+			if got := names(t, dir); got != "" {
+				t.Errorf("left behind: %s", got)
+			}
+			if out == "" {
+				return
+			}
+			f, err := readResult(out)
+			if err != nil || !f.partial() || len(f.Disk.Rows) == 0 || f.Disk.Choice != nil {
+				t.Errorf("%+v, %v", f.Disk, err)
+			}
+		})
 	}
 }
 

@@ -26,7 +26,7 @@
 //   - CPU steal and device flushes come from the kernel's counters and stand
 //     beside each figure. A run with more than [StealMax] steal is repeated.
 //
-// [File] is what a comparison leaves; "bench report" draws it, as a page or in Markdown, [Changes] says what became of it since another.
+// [File] is what a comparison or a search leaves; "bench report" draws it (a search's curve: reportcurve.go), as a page or in Markdown, [Changes] says what became of it since another.
 //
 // "bench durability" is every policy and peer with every load in one interleaved run (durability.go), and its table has what a power
 // loss takes beside what each costs (matrix.go). reportfiles.go draws what the other commands leave.

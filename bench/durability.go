@@ -42,7 +42,6 @@ type durability struct {
 	life      time.Duration
 	seed      uint64
 
-	clock clock
 	notes []string // what was not measured, and why
 }
 
@@ -258,50 +257,6 @@ func (c matrixCell) cost() time.Duration {
 	return t
 }
 
-// clock says how much time is left: guesses, corrected by how long what is done has taken.
-type clock struct {
-	began       time.Time
-	total, done time.Duration // guessed
-}
-
-// left is the time from now on.
-func (c *clock) left(now time.Time) time.Duration {
-	left := float64(c.total - c.done)
-	if took := now.Sub(c.began); c.done > c.total/20 {
-		left *= min(max(float64(took)/float64(c.done), 0.5), 5)
-	}
-	return time.Duration(left)
-}
-
-// roughly prints a time of seconds to hours.
-func roughly(d time.Duration) string {
-	switch {
-	case d < 90*time.Second:
-		return fmt.Sprintf("%.0f s", d.Seconds())
-	case d < 2*time.Hour:
-		return fmt.Sprintf("%.0f min", d.Minutes())
-	}
-	return fmt.Sprintf("%.1f h", d.Hours())
-}
-
-// doing shows what is running and how much time is left: on a terminal in a line of its own that changes.
-func (d *durability) doing(format string, args ...any) {
-	line := fmt.Sprintf("%s; %s left", fmt.Sprintf(format, args...), roughly(d.clock.left(time.Now())))
-	if isTerminal(d.stderr) {
-		fmt.Fprintf(d.stderr, "\r\x1b[K%s", line)
-	} else {
-		fmt.Fprintln(d.stderr, line)
-	}
-}
-
-// did shows what has ended.
-func (d *durability) did(format string, args ...any) {
-	if isTerminal(d.stderr) {
-		fmt.Fprint(d.stderr, "\r\x1b[K")
-	}
-	d.say(format, args...)
-}
-
 // ledgerRow is one row of the power-loss ledger to be.
 type ledgerRow struct {
 	name   string
@@ -368,12 +323,12 @@ func (d *durability) cutPower(ctx context.Context, rows []ledgerRow) PowerFile {
 		if ctx.Err() != nil {
 			break
 		}
-		d.doing("power loss %d/%d: %s", i+1, len(rows), r.name)
+		d.bar.begin("power loss %d/%d: %s", i+1, len(rows), r.name)
 		row := r.ground.Run(ctx, r.name)
-		d.clock.done += r.cost
+		d.bar.passed(r.cost)
 		f.Rows = append(f.Rows, row)
 		lost, window := lossOf([]*PowerRow{row})
-		d.did("%s: %d cuts, lost %s acknowledged, loss window %s", row.name(), row.Cuts, lost.Text, window.Text)
+		d.say("%s: %d cuts, lost %s acknowledged, loss window %s", row.name(), row.Cuts, lost.Text, window.Text)
 	}
 	f.Partial = ctx.Err() != nil
 	return f
@@ -392,22 +347,22 @@ func (d *durability) rounds(ctx context.Context, cells []matrixCell, c Confineme
 	for _, s := range interleave(len(cells), d.rule.Runs) {
 		cell := cells[s.row]
 		if broken[s.row] {
-			d.clock.done += cell.cost()
+			d.bar.skip(cell.cost())
 			continue
 		}
 		at := s.round*len(cells) + s.row + 1
 		attempts, err := attempt(ctx, cell.row, cell.w, d.rule, c, d.options, func(n int, r *Result) {
 			if r == nil {
-				d.doing("run %d/%d, round %d of %d: %s", at, d.rule.Runs*len(cells), s.round+1, d.rule.Runs, cell)
+				d.bar.begin("run %d/%d, round %d of %d: %s", at, d.rule.Runs*len(cells), s.round+1, d.rule.Runs, cell)
 				return
 			}
 			disturbed := ""
 			if r.Disturbed {
 				disturbed = "  disturbed"
 			}
-			d.did("%s: %s records/s  p50 %s  p99 %s  steal %.1f %%  read back %s%s", cell, number(&r.RecordsPerSecond), micros(r.Latency.P50), micros(r.Latency.P99), r.Use.Steal, r.Verify.State, disturbed)
+			d.say("%s: %s records/s  p50 %s  p99 %s  steal %.1f %%  read back %s%s", cell, number(&r.RecordsPerSecond), micros(r.Latency.P50), micros(r.Latency.P99), r.Use.Steal, r.Verify.State, disturbed)
 		})
-		d.clock.done += cell.cost()
+		d.bar.passed(cell.cost())
 		f.Runs = append(f.Runs, attempts...)
 		if ctx.Err() != nil {
 			f.Partial = true
@@ -416,7 +371,7 @@ func (d *durability) rounds(ctx context.Context, cells []matrixCell, c Confineme
 		if err != nil {
 			broken[s.row], failed = true, failed+1
 			d.notes = append(d.notes, fmt.Sprintf("%s, round %d could not be run: %v", cell, s.round+1, err))
-			d.did("%s", d.notes[len(d.notes)-1])
+			d.say("%s", d.notes[len(d.notes)-1])
 		}
 	}
 	f.Table = f.summaries()
@@ -448,21 +403,26 @@ func (d *durability) measure(ctx context.Context, simulate Simulator) (int, erro
 		return exitFailed, err
 	}
 	cells := d.cells(rows)
-	d.clock = clock{began: time.Now()}
+	var cuts, loads time.Duration
 	for _, r := range ledger {
-		d.clock.total += r.cost
+		cuts += r.cost
 	}
-	cuts := d.clock.total
 	for _, cell := range cells {
-		d.clock.total += time.Duration(d.rule.Runs) * cell.cost()
+		loads += time.Duration(d.rule.Runs) * cell.cost()
 	}
 	d.say("%d rows of the power-loss ledger (seed %d): about %s. %d rows with %d loads in %d rounds, %d runs: about %s, more where runs are disturbed. About %s in all.",
-		len(ledger), d.seed, roughly(cuts), len(rows), len(d.loads()), d.rule.Runs, d.rule.Runs*len(cells), roughly(d.clock.total-cuts), roughly(d.clock.total))
+		len(ledger), d.seed, roughly(cuts), len(rows), len(d.loads()), d.rule.Runs, d.rule.Runs*len(cells), roughly(loads), roughly(cuts+loads))
+	d.progress()
+	defer d.bar.end()
+	d.options = d.quiet()
+	d.bar.expect(cuts+loads, false)
 	power := d.cutPower(ctx, ledger)
 	file, failed := File{}, 0
+	d.probeDisk(ctx)
 	if ctx.Err() == nil {
 		file, failed, err = d.rounds(ctx, cells, c)
 	}
+	d.bar.end()
 	code, unwritten := d.finish(power, file)
 	err = errors.Join(err, unwritten)
 	if failed > 0 {
@@ -488,10 +448,9 @@ func (d *durability) finish(power PowerFile, file File) (code int, err error) {
 	}
 	text, failed := markdownAll(files)
 	if err = errors.Join(err, failed); failed == nil {
-		err = errors.Join(err, replace(filepath.Join(d.out, "durability.md"), []byte(text)))
 		fmt.Fprintln(d.stdout, text)
 	}
-	err = errors.Join(err, writeReportAll(filepath.Join(d.out, "durability.html"), files))
+	err = errors.Join(err, writePage(filepath.Join(d.out, "durability.html"), files))
 	var written []string
 	for _, f := range files {
 		written = append(written, f.Name)

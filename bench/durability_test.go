@@ -89,7 +89,7 @@ func newDurability(t *testing.T, dir string) *durability {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d.args, d.stdout, d.stderr, d.clock.began = []string{"durability", "--out", dir}, io.Discard, io.Discard, time.Now()
+	d.args, d.stdout, d.stderr, d.bar = []string{"durability", "--out", dir}, io.Discard, io.Discard, newProgress(io.Discard)
 	return d
 }
 
@@ -97,7 +97,7 @@ func TestDurabilityRounds(t *testing.T) {
 	dir := t.TempDir()
 	d := newDurability(t, dir)
 	said := &bytes.Buffer{}
-	d.stderr = said
+	d.stderr, d.bar = said, newProgress(said)
 	power := d.cutPower(t.Context(), []ledgerRow{
 		{"os", pretendGround{PowerRow{Cuts: 3, Acknowledged: 6492, Findings: Findings{Lost: 397, LossWindow: 400.3}, EachCut: []PowerCut{{Findings: Findings{Lost: 397, LossWindow: 400.3}}}}}, 0},
 		{"journal", pretendGround{PowerRow{Cuts: 3, Acknowledged: 5514, Promises: true}}, 0},
@@ -143,6 +143,11 @@ func TestDurabilityRounds(t *testing.T) {
 	for _, want := range []string{"397 of 6,492", "0 of 5,514", "400 ms", "no such disk", "Acks all, 2 partitions, 4 a batch"} {
 		if !strings.Contains(string(page), want) || !strings.Contains(string(text), want) {
 			t.Errorf("no %q in the page or in the text", want)
+		}
+	}
+	for _, want := range []string{"Over time, at a fixed rate", "<figcaption>Latency each second, journal, 2 partitions (flushed), acks all, 4 a batch"} {
+		if !strings.Contains(string(page), want) {
+			t.Errorf("no %q in the page", want)
 		}
 	}
 	if strings.Contains(string(page), "Cut short") {
@@ -295,17 +300,5 @@ func TestMatrixMarksWhatIsOverCapacity(t *testing.T) {
 	}
 	if got := table.Lines[1]; got[5].Text != "9.00 ms" || got[6].Text != "over capacity" || !got[6].Warn || got[10].Text != "0.03×" || got[1].Text != "not measured" {
 		t.Errorf("%+v", got)
-	}
-}
-
-func TestClockCorrectsItself(t *testing.T) {
-	began := time.Now()
-	c := clock{began: began, total: 100 * time.Second}
-	if left := c.left(began.Add(time.Second)); left != 100*time.Second {
-		t.Errorf("%v before anything is done", left)
-	}
-	c.done = 50 * time.Second
-	if left := c.left(began.Add(100 * time.Second)); left != 100*time.Second {
-		t.Errorf("%v where half took twice as long as guessed", left)
 	}
 }

@@ -25,6 +25,9 @@ type Machine struct {
 	Go         string `json:"go"`
 	Tool       string `json:"tool"` // version of this binary
 	Disk       Disk   `json:"disk"`
+
+	Limits    map[string]string `json:"limits,omitempty"`    // of this process, which what it starts inherits
+	PageCache string            `json:"pageCache,omitempty"` // when the kernel writes back, by its vm.dirty_ settings
 }
 
 // Disk is what lies under a directory.
@@ -42,6 +45,8 @@ type Disk struct {
 	FUA           string `json:"fua,omitempty"`                     // "1": a single write can be made durable without a flush
 	Rotational    string `json:"rotational,omitempty"`              // "1": a disk that turns, or says so
 	AtomicBytes   string `json:"atomicWriteUnitMaxBytes,omitempty"` // Linux 6.11 on; "0": none stated
+
+	Writes []DiskRow `json:"durableWrites,omitempty"` // measured before the first run; see probeWrites
 }
 
 func (m Machine) String() string {
@@ -61,7 +66,7 @@ func (m Machine) String() string {
 // ReadMachine gathers the facts. dataDir may be "": then nothing is said about
 // the disk. What cannot be read is left empty.
 func ReadMachine(dataDir string) Machine {
-	m := Machine{CPUs: runtime.NumCPU(), Go: runtime.Version(), Tool: toolVersion(), Disk: diskUnder(dataDir)}
+	m := Machine{CPUs: runtime.NumCPU(), Go: runtime.Version(), Tool: toolVersion(), Disk: diskUnder(dataDir), Limits: limits(), PageCache: writeBack()}
 	var u unix.Utsname
 	if unix.Uname(&u) == nil {
 		m.Kernel = unix.ByteSliceToString(u.Release[:])
@@ -81,6 +86,48 @@ func ReadMachine(dataDir string) Machine {
 	}
 	m.Governor = readFile("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 	return m
+}
+
+// limits are those that a broker may run into, by name.
+func limits() map[string]string {
+	all := map[string]string{}
+	for line := range strings.Lines(readFile("/proc/self/limits")) {
+		for name, as := range map[string]string{"Max open files": "open files", "Max locked memory": "locked memory", "Max address space": "address space"} {
+			rest, ok := strings.CutPrefix(line, name)
+			if f := strings.Fields(rest); ok && len(f) > 2 {
+				soft, hard, unit := f[0], f[1], f[2]
+				all[as] = soft + " " + unit
+				if hard != soft {
+					all[as] += ", could be " + hard
+				}
+			}
+		}
+	}
+	_, group, _ := strings.Cut(readFile("/proc/self/cgroup"), "0::")
+	group, _, _ = strings.Cut(group, "\n")
+	for file, as := range map[string]string{"memory.max": "memory, control group", "cpu.max": "CPU, control group (µs of each µs)"} {
+		for at := filepath.Clean("/" + group); ; at = filepath.Dir(at) {
+			if v := readFile(filepath.Join("/sys/fs/cgroup", at, file)); v != "" && !strings.HasPrefix(v, "max") {
+				all[as] = v
+				break
+			}
+			if at == "/" {
+				break
+			}
+		}
+	}
+	return all
+}
+
+// writeBack is when the kernel writes back what is in the page cache only; of a ratio and its bytes one is 0.
+func writeBack() string {
+	var all []string
+	for _, name := range []string{"dirty_background_ratio", "dirty_background_bytes", "dirty_ratio", "dirty_bytes", "dirty_expire_centisecs"} {
+		if v := readFile("/proc/sys/vm/" + name); v != "" && v != "0" {
+			all = append(all, name+" "+v)
+		}
+	}
+	return strings.Join(all, ", ")
 }
 
 // readFile returns a small file without its last newline, or "".

@@ -67,7 +67,7 @@ func Markdown(table []Summary, runs []*Result, f File) string {
 	if touched := touchedText(runs); touched != "" {
 		fmt.Fprintf(&b, "- %s\n", touched)
 	}
-	fmt.Fprintf(&b, "\nFlushes are the whole device's. Targets: %s.\n\nMachine: %s.\n\nRepeat with:\n\n    %s\n", targets(runs), f.Machine, f.Command)
+	fmt.Fprintf(&b, "\nFlushes are the whole device's. Targets: %s.\n\nMachine: %s.%s\n\nRepeat with:\n\n    %s\n", targets(runs), f.Machine, after(" ", f.Machine.Disk.writesLine()), f.Command)
 	return b.String()
 }
 
@@ -141,6 +141,14 @@ func notes(table []Summary, sweep bool) string {
 		}
 	}
 	return b.String()
+}
+
+// after is text with what stands before it; "" where there is none.
+func after(before, text string) string {
+	if text == "" {
+		return ""
+	}
+	return before + text
 }
 
 func upper(s string) string { return strings.ToUpper(s[:1]) + s[1:] }

@@ -297,6 +297,21 @@ func matrixParts(files []resultFile) (all []reportPart, err error) {
 				figure.Caption += fmt.Sprintf(", acks %s, %d a batch", w.Acks, w.Batch)
 				p.Figures = append(p.Figures, figure)
 			}
+			for j, r := range rows {
+				id := fmt.Sprintf("%s-row%d", id, j)
+				times, err := timeFigure(id+"-time", r)
+				if err != nil {
+					return nil, err
+				}
+				load, err := cpuFigure(id+"-cpu", r)
+				if err != nil {
+					return nil, err
+				}
+				for _, figure := range append(times, load...) {
+					figure.Caption += fmt.Sprintf(", acks %s, %d a batch", w.Acks, w.Batch)
+					p.Times = append(p.Times, figure)
+				}
+			}
 		}
 		p.More = []reportTable{runs}
 		if len(notes.Lines) > 0 {
@@ -314,8 +329,8 @@ func (p reportPart) markdown() string {
 		b.WriteString(s + "\n")
 	}
 	tables := p.Tables
-	if len(tables) == 0 {
-		tables = p.More
+	if len(tables) == 0 || p.All {
+		tables = slices.Concat(tables, p.More)
 	}
 	for _, t := range tables {
 		fmt.Fprintf(&b, "\n%s:\n\n%s", t.Caption, t.markdown())
@@ -342,6 +357,9 @@ func markdownAll(files []resultFile) (string, error) {
 		add("**Cut short**: not all runs were made.\n")
 	}
 	for _, f := range produced(files, false) {
+		if f.File.searched() { // its table is in its part
+			continue
+		}
 		add(Markdown(f.File.summaries(), f.File.Runs, f.File))
 	}
 	parts, err := parts(files)
@@ -353,15 +371,23 @@ func markdownAll(files []resultFile) (string, error) {
 	}
 	said := map[string]bool{} // a matrix and its ledger have the same command
 	for _, f := range files {
-		e := f.environment()
-		if f.Produce != nil && !f.Produce.Matrix || said[e.Command] { // Markdown has said it, or the file before
+		e, err := f.environment("e")
+		if err != nil {
+			return "", fmt.Errorf("%s: %w", f.Name, err)
+		}
+		if f.Produce != nil && !f.Produce.Matrix && !f.Produce.searched() || said[e.Command] { // Markdown has said it, or the file before
 			continue
 		}
 		said[e.Command] = true
 		m := fmt.Sprintf("Machine: %s", f.machine())
 		if f.Produce != nil {
-			m = "Targets: " + targets(f.Produce.Runs) + ".\n\n" + m + fmt.Sprintf(". Taken on %s", f.Produce.Runs[0].Started.UTC().Format(time.DateOnly))
+			runs := f.Produce.Runs
+			if f.Produce.searched() {
+				runs = f.Produce.firstOfRows()
+			}
+			m = "Targets: " + targets(runs) + ".\n\n" + m + fmt.Sprintf(". Taken on %s", f.Produce.Runs[0].Started.UTC().Format(time.DateOnly))
 		}
+		m += after(". ", strings.TrimSuffix(f.machine().Disk.writesLine(), "."))
 		add(fmt.Sprintf("%s.\n\nRepeat with:\n\n    %s\n", m, e.Command))
 	}
 	return b.String(), nil

@@ -36,3 +36,12 @@ func (p *pipe) Write(b []byte) (int, error) {
 	}
 	return n, err
 }
+
+// stopSignals are those that end a bench early, as Ctrl-C does: so does a terminal that goes, unless nohup has said that it does not matter.
+func stopSignals() []os.Signal {
+	all := []os.Signal{os.Interrupt, syscall.SIGTERM}
+	if !signal.Ignored(syscall.SIGHUP) { // to ask for it would have it delivered
+		all = append(all, syscall.SIGHUP)
+	}
+	return all
+}

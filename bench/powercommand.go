@@ -11,7 +11,6 @@ import (
 	"os/signal"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/millrace/millrace/bench/forgetfs"
@@ -26,6 +25,7 @@ type powerCommand struct {
 	policies   []string
 	managed    []peer.Spec // further rows
 	out        string
+	bar        *progress
 }
 
 // How many cuts are made where nobody says.
@@ -160,12 +160,14 @@ func mainPowerLoss(ctx context.Context, args []string, simulate Simulator, stdou
 		fmt.Fprintln(stderr, "millrace bench powerloss:", err)
 		return exitUsage
 	}
-	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(ctx, stopSignals()...)
 	defer stop()
 	if p.Seed == 0 {
 		p.Seed = rand.Uint64()
 	}
-	p.Say = func(format string, args ...any) { fmt.Fprintf(stderr, format+"\n", args...) }
+	p.bar = newProgress(stderr)
+	defer p.bar.end()
+	p.Say = p.bar.say
 	grounds, err := p.grounds(simulate)
 	if err != nil {
 		fmt.Fprintln(stderr, "millrace bench powerloss:", err)
@@ -184,6 +186,7 @@ func mainPowerLoss(ctx context.Context, args []string, simulate Simulator, stdou
 			code = exitFailed
 		}
 	}
+	p.bar.end()
 	PrintPower(stdout, file.Rows)
 	if p.out != "" {
 		if err := file.Write(p.out); err != nil {
@@ -201,19 +204,42 @@ func (p *powerCommand) rows(ctx context.Context, grounds []PowerGround, file *Po
 			return err
 		}
 	}
+	var rows []ledgerRow
 	for _, policy := range p.policies {
 		for _, g := range grounds {
-			if ctx.Err() == nil {
-				file.Rows = append(file.Rows, g.Run(ctx, policy))
-			}
+			rows = append(rows, p.timed(policy, g, cutOverhead))
 		}
 	}
 	for _, spec := range p.managed {
-		if ctx.Err() == nil {
-			of := p.PowerLoss
-			of.Peer, of.Command = &spec, ""
-			file.Rows = append(file.Rows, of.Run(ctx, spec.Label))
+		of := p.PowerLoss
+		of.Peer, of.Command = &spec, ""
+		rows = append(rows, p.timed(spec.Label, of, cutOverheadJVM))
+	}
+	var all time.Duration
+	for _, r := range rows {
+		all += r.cost
+	}
+	p.bar.expect(all, false)
+	for i, r := range rows {
+		if ctx.Err() != nil {
+			break
+		}
+		p.bar.begin("row %d of %d, %s: %d cuts", i+1, len(rows), r.name, p.Cuts)
+		file.Rows = append(file.Rows, r.ground.Run(ctx, r.name))
+		if _, each := r.ground.(PowerLoss); !each {
+			p.bar.passed(r.cost)
 		}
 	}
 	return nil
+}
+
+// timed is a row with what it may take. On FUSE each cut is told of.
+func (p *powerCommand) timed(name string, g PowerGround, overhead time.Duration) ledgerRow {
+	of, fuse := g.(PowerLoss)
+	if !fuse {
+		return ledgerRow{name, g, time.Duration(p.Cuts) * simCutTime}
+	}
+	cut := p.Life*5/8 + overhead
+	of.Each = func() { p.bar.passed(cut) }
+	return ledgerRow{name, of, time.Duration(p.Cuts) * cut}
 }

@@ -33,6 +33,7 @@ type PowerLoss struct {
 	Ordered    bool // fsync of a file makes its name durable too
 	SyncTime   time.Duration
 	Say        func(format string, args ...any)
+	Each       func() // told of each cut under load; may be nil
 }
 
 // PowerRow is the ledger of one policy.
@@ -56,6 +57,8 @@ type PowerRow struct {
 	DiskLost     int64          `json:"diskLostBytes"` // unsynced bytes that the cuts took
 	EachCut      []PowerCut     `json:"eachCut"`
 	Error        string         `json:"error,omitempty"` // what ended the row early
+
+	Settings map[string]string `json:"settings,omitempty"` // of the topic, as the broker reports them; not of a simulation
 }
 
 // PowerCut is what one cut did.
@@ -140,7 +143,7 @@ func (r *powerRun) all(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	r.row.Promises = classOf(settings) == Flushed
+	r.row.Promises, r.row.Settings = classOf(settings) == Flushed, settings
 	if r.row.Foreign && !r.row.Promises { // its topic is older than the load: what a new one loses besides would end the row
 		r.disk.Sync()
 	}
@@ -247,6 +250,9 @@ func (r *powerRun) cut(ctx context.Context) error {
 	err := r.readBack(ctx, at, &c)
 	r.row.Findings.Add(c.Findings)
 	r.row.EachCut = append(r.row.EachCut, c)
+	if r.Each != nil {
+		r.Each()
+	}
 	if r.Say != nil {
 		var loss forgetfs.Loss // of this cut and those of the starts after it
 		for _, l := range c.Disk {

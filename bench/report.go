@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"cmp"
 	_ "embed"
+	"errors"
 	"fmt"
 	"html/template"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -42,6 +44,7 @@ type reportPage struct {
 // reportSection is all rows that were asked for the same load, whatever their settings and numbers of partitions.
 type reportSection struct {
 	Heading, Text string
+	Folded        bool // a rate of a search: its curve says more
 	Rows          reportTable
 	Curves        []reportFigure
 	Sweep         []reportFigure // one, or none
@@ -101,24 +104,19 @@ type reportRow struct {
 
 func (r *reportRow) name() string { return rowKey{Row: r.Label, Partitions: r.Partitions}.String() }
 
-// report writes files of produce as one page.
-func report(files []named) ([]byte, error) {
-	var all []resultFile
-	for _, f := range files {
-		all = append(all, resultFile{Name: f.Name, Produce: &f.File})
-	}
-	return reportAll(all)
-}
-
 // reportAll writes files as one page that refers to nothing outside of itself.
 func reportAll(files []resultFile) ([]byte, error) {
 	p := reportPage{Title: "Millrace bench", Files: files}
-	for _, f := range files {
+	var err error
+	for i, f := range files {
 		p.Partial = p.Partial || f.partial()
 		p.Loads = p.Loads || f.Produce != nil
-		p.Environments = append(p.Environments, f.environment())
+		e, err := f.environment(fmt.Sprintf("e%d", i))
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", f.Name, err)
+		}
+		p.Environments = append(p.Environments, e)
 	}
-	var err error
 	if p.Parts, err = parts(files); err != nil {
 		return nil, err
 	}
@@ -126,11 +124,21 @@ func reportAll(files []resultFile) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	searched := searchedRuns(files)
+	// Those of searches come last, by rate.
+	order := func(rows []*reportRow) int64 {
+		if r := rows[0].Runs[0]; searched[r] {
+			return r.Workload.Rate
+		}
+		return 0
+	}
+	slices.SortStableFunc(groups, func(a, b []*reportRow) int { return cmp.Compare(order(a), order(b)) })
 	for i, rows := range groups {
 		s, err := section(fmt.Sprintf("g%d", i), rows)
 		if err != nil {
 			return nil, err
 		}
+		s.Folded = order(rows) > 0
 		p.Sections = append(p.Sections, s)
 	}
 	var b bytes.Buffer
@@ -140,22 +148,25 @@ func reportAll(files []resultFile) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// writeReport stores a report, whole or not at all.
-func writeReport(path string, files []named) error {
-	b, err := report(files)
-	if err != nil {
-		return err
-	}
-	return replace(path, b)
-}
-
-// writeReportAll is the same of files of any command.
-func writeReportAll(path string, files []resultFile) error {
+// writePage stores files as a page, and beside it as Markdown, each whole or not at all.
+func writePage(path string, files []resultFile) error {
 	b, err := reportAll(files)
 	if err != nil {
 		return err
 	}
-	return replace(path, b)
+	text, err := markdownAll(files)
+	if err != nil {
+		return err
+	}
+	return errors.Join(replace(path, b), replace(beside(path, ".md"), []byte(text)))
+}
+
+// beside is what a page's companion with another extension is called. Of a page that is a device, as /dev/stdout is, there is none.
+func beside(page, extension string) string {
+	if st, err := os.Lstat(page); err == nil && !st.Mode().IsRegular() {
+		return os.DevNull
+	}
+	return strings.TrimSuffix(page, filepath.Ext(page)) + extension
 }
 
 // groupRows gathers rows by the load that was asked for; within it by the number of partitions.
@@ -258,7 +269,11 @@ func section(id string, rows []*reportRow) (s reportSection, err error) {
 		if err != nil {
 			return s, err
 		}
-		s.Times = append(s.Times, times...)
+		load, err := cpuFigure(fmt.Sprintf("%s-cpu%d", id, i), r)
+		if err != nil {
+			return s, err
+		}
+		s.Times = append(s.Times, slices.Concat(times, load)...)
 		s.Stages = append(s.Stages, stagesTable(r)...)
 		s.Stages = append(s.Stages, waitsTable(r)...)
 		for _, n := range r.Summary.Notes {
@@ -297,13 +312,13 @@ func rowsTable(rows []*reportRow) reportTable {
 // runsTable is one line a run, those left out too.
 func runsTable(rows []*reportRow) reportTable {
 	t := reportTable{Caption: "Runs", Words: 2,
-		Head: []string{"row", "acknowledged means", "started (UTC)", "records/s", "p50", "p99", "max", "CPU steal %", "others' CPU s", "read back", "marks"}}
+		Head: []string{"row", "acknowledged means", "started (UTC)", "records/s", "p50", "p99", "max", "CPU steal %", "others' CPUs", "read back", "marks"}}
 	for _, r := range rows {
 		for _, run := range r.Runs {
 			line := plain(r.name(), string(run.Class), run.Started.UTC().Format(time.DateTime), number(&run.RecordsPerSecond), micros(run.Latency.P50), micros(run.Latency.P99),
-				micros(&run.Latency.Max), fmt.Sprintf("%.1f", run.Use.Steal), number(run.Use.OthersCPU), run.Verify.State, or(strings.Join(marks(run), ", "), "-"))
+				micros(&run.Latency.Max), fmt.Sprintf("%.1f", run.Use.Steal), cpus(run.othersCPUs()), run.Verify.State, or(strings.Join(marks(run), ", "), "-"))
 			line[0].Key = template.HTML(chart.Key(r.Style))
-			line[7].Warn, line[9].Warn, line[10].Warn = run.Disturbed, run.Verify.State == "FAILED", len(marks(run)) > 0
+			line[7].Warn, line[8].Warn, line[9].Warn, line[10].Warn = run.Disturbed, run.disturbedByOthers(), run.Verify.State == "FAILED", len(marks(run)) > 0
 			t.Lines = append(t.Lines, line)
 		}
 	}

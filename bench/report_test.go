@@ -5,11 +5,13 @@ import (
 	"context"
 	"encoding/xml"
 	"errors"
+	"fmt"
 	"io"
 	"math"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -30,7 +32,11 @@ func readNamed(t *testing.T, paths ...string) (files []named) {
 
 func pageOf(t *testing.T, files ...named) string {
 	t.Helper()
-	b, err := report(files)
+	var all []resultFile
+	for _, f := range files {
+		all = append(all, resultFile{Name: f.Name, Produce: &f.File})
+	}
+	b, err := reportAll(all)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -267,5 +273,89 @@ func TestCurveOfOneRow(t *testing.T) {
 	points := r.curve()
 	if last := points[len(points)-1]; math.Abs(last.X-chart.Nines(.9)) > 1e-9 || math.Abs(last.Y-900) > 2 {
 		t.Errorf("%+v, want 900 at p90", last)
+	}
+}
+
+// searchedFile is what bench curve leaves: two rows at three rates, of which the last was not sustained, and the first has no p99.
+func searchedFile(t *testing.T) File {
+	t.Helper()
+	us := func(v float64) *float64 { return &v }
+	f := File{Format: resultFormat, Command: "millrace bench curve --compare os,journal"}
+	for _, row := range []string{"os", "journal"} {
+		c := Curve{Row: row, Partitions: 4, Sustained: 6000, Failed: 8000, Ended: "within 5 %", Points: []Point{
+			{Offered: 4000, Achieved: 4000, P50: us(200), Max: 9000, Runs: 1, Sustained: true},
+			{Offered: 6000, Achieved: 6000, P50: us(250), P99: us(2000), Max: 9000, Runs: 1, Sustained: true},
+			{Offered: 8000, Achieved: 7000, P50: us(90_000), P99: us(400_000), Max: 900_000, Runs: 1, Disturbed: true, Why: "87.5 % of the rate was achieved"},
+		}}
+		f.Curves = append(f.Curves, c)
+		for _, p := range c.Points {
+			r := &Result{Row: fmt.Sprintf("%s at %d/s", row, p.Offered), Class: Cached, Settings: map[string]string{"flush.policy": row}, Loop: "open loop", Seconds: 2, Acked: 2 * p.Offered, RecordsPerSecond: p.Achieved,
+				Workload: Workload{Partitions: 4, Batch: 1, Rate: p.Offered}, Latency: latencyOf(t, 20_000), Verify: Verification{State: "passed"}}
+			for second := range 2 {
+				r.Intervals = append(r.Intervals, Interval{Second: second + 1, Acked: p.Offered, P50: p.P50, Max: p.Max,
+					CPU: &SecondCPU{Steal: 0.01, Client: 0.3, Broker: us(0.5), Others: us(0.1)}})
+			}
+			f.Runs = append(f.Runs, r)
+		}
+	}
+	return f
+}
+
+func TestReportOfACurve(t *testing.T) {
+	f := searchedFile(t)
+	page := pageOf(t, named{"curve.json", f})
+	checkPage(t, page)
+	for _, want := range []string{"Throughput against latency, 4 partitions", "<figcaption>Latency against offered load", "largest sustained", "not sustained",
+		"no: 87.5 % of the rate was achieved; disturbed by CPU steal", "<figcaption>CPU each second, os at 4000/s", "All settings of journal, 4 partitions"} {
+		if !strings.Contains(page, want) {
+			t.Errorf("no %q in the page", want)
+		}
+	}
+	// By rate, folded.
+	var at []int
+	for _, rate := range []string{"4,000", "6,000", "8,000"} {
+		at = append(at, strings.Index(page, "<summary class=\"rate\">Runs at "+rate+" records/s</summary>"))
+	}
+	if at[0] < 0 || !slices.IsSorted(at) {
+		t.Errorf("the rates stand at %v", at)
+	}
+	if strings.Contains(page, "All settings of journal at") {
+		t.Error("settings of each rate")
+	}
+}
+
+func TestLoadFigureHasALineARow(t *testing.T) {
+	figures, err := loadFigure("x", searchedFile(t).Curves)
+	if err != nil {
+		t.Fatal(err)
+	}
+	svg := string(figures[0].SVG)
+	for style := range 2 {
+		if color := fmt.Sprintf("stroke:var(--s%d)", style); !strings.Contains(svg, color) {
+			t.Errorf("no line of row %d", style)
+		}
+	}
+	if got := strings.Count(svg, "stroke-dasharray:"); got != 2 {
+		t.Errorf("%d dashed lines, want that of p50 for each row", got)
+	}
+	none := []Curve{{Row: "os", Partitions: 1, Points: []Point{{Offered: 5}}}}
+	if figures, err := loadFigure("x", none); err != nil || figures != nil {
+		t.Errorf("without a percentile: %v, %v", figures, err)
+	}
+}
+
+func TestMarkdownOfACurve(t *testing.T) {
+	f := searchedFile(t)
+	text, err := markdownAll([]resultFile{{Name: "curve.json", Produce: &f}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"| os | cached | **6,000** | 250 µs | 2.00 ms | - | 8,000 | 3 |", "Each rate, journal:", "| 4,000 | 4,000 | 200 µs | - |", "Targets: os is", "; journal is", f.Command} {
+		if !strings.Contains(text, want) {
+			t.Errorf("no %q in\n%s", want, text)
+		}
+	}
+	if strings.Contains(text, "at 4000/s") {
+		t.Errorf("rates as rows in\n%s", text)
 	}
 }

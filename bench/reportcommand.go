@@ -27,7 +27,7 @@ Draws result files of bench produce, curve, workload, ceiling, durability, consu
 belongs the powerloss.json of the same run.`)
 		f.PrintDefaults()
 	}
-	f.StringVar(&c.out, "out", "report.html", "the page that is written, as `FILE.html`")
+	f.StringVar(&c.out, "out", "report.html", "the page that is written, as `FILE.html`; its tables go to FILE.md")
 	f.BoolVar(&c.markdown, "markdown", false, "print tables in Markdown, and write no page")
 	f.StringVar(&c.update, "update", "", "with --section: rewrite that section of this Markdown `FILE`, and write no page")
 	f.StringVar(&c.section, "section", "", "`name` of the section, between <!-- millrace bench: NAME --> and <!-- end of millrace bench: NAME -->")
@@ -65,10 +65,10 @@ belongs the powerloss.json of the same run.`)
 // run writes what was asked for.
 func (c reportCommand) run(files []resultFile, stdout io.Writer) error {
 	if c.update == "" && !c.markdown {
-		if err := writeReportAll(c.out, files); err != nil {
+		if err := writePage(c.out, files); err != nil {
 			return err
 		}
-		fmt.Fprintln(stdout, c.out)
+		fmt.Fprintln(stdout, c.out, beside(c.out, ".md"))
 		return nil
 	}
 	text, err := markdownAll(files)

@@ -76,6 +76,7 @@ type reportEnvironment struct {
 	Facts         []reportFact
 	Rows          reportTable
 	Settings      []reportSettings
+	Figures       []reportFigure
 }
 
 type reportFact struct{ Name, Value string }
@@ -102,7 +103,11 @@ func environment(f named) reportEnvironment {
 		fact("repeats", "%d runs a row wanted; one with over %.0f %% CPU steal is disturbed and made again, up to %d times", rule.Runs, rule.StealMax, rule.RepeatsMax)
 	}
 	e.Rows = reportTable{Caption: "Brokers and the settings read back", Words: 6, Head: []string{"row", "acknowledged means", "version", "CPUs", "start to ready", "settings"}}
-	keys, runs := rowsOf(f.File)
+	described := f.File
+	if described.searched() {
+		described.Runs = described.firstOfRows()
+	}
+	keys, runs := rowsOf(described)
 	seen := map[string]bool{}
 	for _, k := range keys {
 		if f.File.Matrix && seen[k.Row] { // only the load is another
@@ -111,20 +116,24 @@ func environment(f named) reportEnvironment {
 		seen[k.Row] = true
 		r := runs[k][0]
 		e.Rows.Lines = append(e.Rows.Lines, plain(k.String(), string(r.Class), or(r.Target.Version, "unknown"), or(r.Target.CPUs, "any"), seconds(r.Target.Ready), settingsLine(r)))
-		e.Settings = append(e.Settings, settings(k, r))
+		e.Settings = append(e.Settings, allSettings(k.String(), r.Target.Command, r.Settings)...)
 	}
 	return e
 }
 
-func settings(k rowKey, r *Result) reportSettings {
-	s := reportSettings{Row: k.String()}
-	if len(r.Target.Command) > 0 {
-		s.Lines = append(s.Lines, "started as: "+strings.Join(r.Target.Command, " "))
+// allSettings is what a broker was started with and what it reports; none where neither is known.
+func allSettings(row string, command []string, settings map[string]string) []reportSettings {
+	s := reportSettings{Row: row}
+	if len(command) > 0 {
+		s.Lines = append(s.Lines, "started as: "+strings.Join(command, " "))
 	}
-	for _, key := range slices.SortedFunc(maps.Keys(r.Settings), cmp.Compare) {
-		s.Lines = append(s.Lines, key+"="+r.Settings[key])
+	for _, key := range slices.SortedFunc(maps.Keys(settings), cmp.Compare) {
+		s.Lines = append(s.Lines, key+"="+settings[key])
 	}
-	return s
+	if s.Lines == nil {
+		return nil
+	}
+	return []reportSettings{s}
 }
 
 // facts are what is known of the machine.
@@ -134,11 +143,15 @@ func (m Machine) facts() (all []reportFact) {
 		{"governor", m.Governor},
 		{"memory", fmt.Sprintf("%d MiB", m.Memory>>20)},
 		{"kernel", "Linux " + m.Kernel},
+		{"page cache", m.PageCache},
 		{"bench", m.Tool + ", " + m.Go},
 	} {
 		if f.Value != "" {
 			all = append(all, f)
 		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(m.Limits)) {
+		all = append(all, reportFact{"limit: " + name, m.Limits[name]})
 	}
 	return append(all, m.Disk.facts()...)
 }

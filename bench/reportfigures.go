@@ -31,7 +31,7 @@ func latencyAxis(all []chart.Series) chart.Axis {
 		}
 	}
 	a := chart.Axis{Label: "latency", Log: true}
-	a.Ticks, a.Min, a.Max = chart.Micros(lowest, highest, tickLabel)
+	a.Ticks, a.Min, a.Max = chart.Logs(lowest, highest, tickLabel)
 	return a
 }
 
@@ -220,6 +220,73 @@ func timeFigure(id string, r *reportRow) ([]reportFigure, error) {
 		X: chart.Axis{Label: "measured seconds", Ticks: chart.Counts(int(now)), Min: 0.5, Max: now + 0.5}, Y: latencyAxis(series),
 	})
 	return []reportFigure{f}, err
+}
+
+// cpuFigure is who used the CPUs second by second, a row's runs one after another; none where no run says so.
+func cpuFigure(id string, r *reportRow) ([]reportFigure, error) {
+	f := reportFigure{
+		Caption: "CPU each second, " + r.name(),
+		Table:   reportTable{Caption: "CPUs in use, each second of each run", Words: 1, Head: []string{"run", "second", "broker", "client", "others", "steal"}},
+	}
+	names := []string{"broker", "client", "others", "steal"}
+	series := make([]chart.Series, len(names))
+	for i := range series {
+		series[i].Style = i
+	}
+	var bands []chart.Band
+	now, most := 0.0, 1.0
+	for n, run := range r.Runs {
+		from := now
+		for i := range series {
+			series[i].Pieces = append(series[i].Pieces, nil)
+		}
+		for _, in := range run.Intervals {
+			if in.Warmup {
+				continue
+			}
+			now++
+			c := in.CPU
+			if c == nil { // the acknowledgements after the end, or a file of an older version
+				continue
+			}
+			line := plain(fmt.Sprint(n+1), fmt.Sprint(in.Second))
+			for i, v := range []*float64{c.Broker, &c.Client, c.Others, &c.Steal} {
+				line = append(line, reportCell{Text: cpus(v)})
+				if v != nil {
+					pieces := series[i].Pieces
+					pieces[len(pieces)-1] = append(pieces[len(pieces)-1], chart.Point{X: now, Y: *v})
+					most = max(most, *v)
+				}
+			}
+			f.Table.Lines = append(f.Table.Lines, line)
+		}
+		if (run.Left || run.Disturbed || run.Partial) && now > from {
+			bands = append(bands, chart.Band{From: from + 0.5, To: now + 0.5})
+		}
+	}
+	if !hasPoints(series) {
+		return nil, nil
+	}
+	f.Note = fmt.Sprintf("CPUs in use. Steal is what the hypervisor took; a run in which it took over %.0f %% of all CPUs' time is disturbed. Others are other programs, and the kernel's work for all; over %.1f CPUs a note says so.", StealMax, OthersMax)
+	for i, name := range names {
+		if hasPoints(series[i : i+1]) {
+			f.Keys = append(f.Keys, key(i, name))
+		}
+	}
+	err := f.draw(chart.Chart{
+		ID: id, Desc: "The table below has the same figures.", Series: series, Bands: bands,
+		X: chart.Axis{Label: "measured seconds", Ticks: chart.Counts(int(now)), Min: 0.5, Max: now + 0.5},
+		Y: chart.Axis{Label: "CPUs", Max: most * 1.05},
+	})
+	return []reportFigure{f}, err
+}
+
+// cpus prints CPU seconds a second, or "-".
+func cpus(v *float64) string {
+	if v == nil {
+		return "-"
+	}
+	return fmt.Sprintf("%.2f", *v)
 }
 
 func hasPoints(all []chart.Series) bool {

@@ -65,30 +65,43 @@ func readResult(path string) (f resultFile, err error) {
 
 // partial reports whether the file was cut short.
 func (f resultFile) partial() bool {
-	if f.Power != nil {
+	switch {
+	case f.Power != nil:
 		return f.Power.Partial
+	case f.Consume != nil:
+		return f.Consume.Partial
+	case f.Disk != nil:
+		return f.Disk.Partial
 	}
 	return f.Produce != nil && (f.Produce.Partial || slices.ContainsFunc(f.Produce.Runs, func(r *Result) bool { return r.Partial }))
 }
 
-// environment is where and how the file was made.
-func (f resultFile) environment() reportEnvironment {
-	e := reportEnvironment{Name: f.Name, Partial: f.partial()}
+// environment is where and how the file was made; id begins the names of its charts.
+func (f resultFile) environment(id string) (e reportEnvironment, err error) {
+	e = reportEnvironment{Name: f.Name, Partial: f.partial()}
 	switch {
 	case f.Produce != nil:
-		return environment(named{f.Name, *f.Produce})
+		e = environment(named{f.Name, *f.Produce})
+		e.Partial = f.partial()
 	case f.Consume != nil:
 		e.Command = f.Consume.Command
 		e.Facts = []reportFact{{"broker", or(f.Consume.Target.Version, "of unknown version") + ", on CPU " + or(f.Consume.Target.CPUs, "any")}}
+		e.Settings = append(e.Settings, allSettings("the tail's topic", f.Consume.Target.Command, f.Consume.Settings)...)
 	case f.Disk != nil:
 		e.Command = f.Disk.Command
 		e.Facts = []reportFact{{"started (UTC)", f.Disk.Started.UTC().Format(time.DateTime)}}
 	case f.Power != nil:
 		e.Command = f.Power.Command
 		e.Facts = []reportFact{{"seed", fmt.Sprint(f.Power.Seed)}}
+		for _, r := range f.Power.Rows {
+			e.Settings = append(e.Settings, allSettings(r.name(), nil, r.Settings)...)
+		}
 	}
-	e.Facts = append(e.Facts, f.machine().facts()...)
-	return e
+	if f.Produce == nil {
+		e.Facts = append(e.Facts, f.machine().facts()...)
+	}
+	e.Figures, err = writesFigure(id+"-writes", f.machine().Disk)
+	return e, err
 }
 
 // produced are the files with runs under load: the durability matrices, or the others.
@@ -108,7 +121,9 @@ type reportPart struct {
 	Tables  []reportTable
 	Notes   []string
 	Figures []reportFigure
-	More    []reportTable // folded
+	Times   []reportFigure // folded
+	More    []reportTable  // folded
+	All     bool           // in Markdown too, though there are Tables
 }
 
 // parts are those of the files: the matrices first, with the power-loss ledgers beside their rows.
@@ -122,6 +137,16 @@ func parts(files []resultFile) (all []reportPart, err error) {
 		id, suffix := fmt.Sprintf("f%d", i), ""
 		if len(files) > 1 {
 			suffix = ", " + f.Name
+		}
+		if f.Produce != nil && len(f.Produce.Curves) > 0 {
+			curves, err := curveParts(id, f.Produce)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", f.Name, err)
+			}
+			for _, p := range curves {
+				p.Heading += suffix
+				all = append(all, p)
+			}
 		}
 		var p reportPart
 		switch {

@@ -67,6 +67,16 @@ type Interval struct {
 	P50    *float64 `json:"p50Micros"`
 	P99    *float64 `json:"p99Micros"`
 	Max    float64  `json:"maxMicros"`
+
+	CPU *SecondCPU `json:"cpu,omitempty"` // nil where it could not be read
+}
+
+// SecondCPU is who used the CPUs within an Interval: CPU seconds a second.
+type SecondCPU struct {
+	Steal  float64  `json:"steal"` // what the hypervisor took
+	Client float64  `json:"client"`
+	Broker *float64 `json:"broker,omitempty"` // as the next: nil where the broker's process is not known
+	Others *float64 `json:"others,omitempty"` // neither client nor broker: other programs, and the kernel for all
 }
 
 // OK reports whether the run's figures count: something was acknowledged, and
@@ -115,12 +125,26 @@ func (r *Result) judge() {
 	if p := r.Lag.P99; p != nil && r.Latency.P99 != nil && *p > *r.Latency.P99/2 {
 		r.note("the generator itself was late (p99 %s): much of the latency is the client's", micros(p))
 	}
-	if o := r.Use.OthersCPU; o != nil && *o > OthersMax*r.Seconds {
+	if r.disturbedByOthers() {
 		r.note("other programs, or the kernel for all, used more than %.1f CPUs meanwhile", OthersMax)
 	}
 	if s := r.Seconds; s > 0 && r.Use.ClientCPU/s > 0.9*float64(clientCPUs()) {
 		r.note("the generator used %.2f CPUs: the client may be what is measured", r.Use.ClientCPU/s)
 	}
+}
+
+// othersCPUs is how many CPUs other programs used, and the kernel for all; nil where that is not known.
+func (r *Result) othersCPUs() *float64 {
+	if r.Use.OthersCPU == nil || r.Seconds == 0 {
+		return nil
+	}
+	v := *r.Use.OthersCPU / r.Seconds
+	return &v
+}
+
+func (r *Result) disturbedByOthers() bool {
+	v := r.othersCPUs()
+	return v != nil && *v > OthersMax
 }
 
 // flushesMin is how many flushes the disk saw at least if each batch waited for one that began after it was sent; 0 where

@@ -11,7 +11,7 @@ func TestResultFilesAreWrittenWhole(t *testing.T) {
 		"produce":   File{Format: resultFormat}.Write,
 		"disk":      DiskFile{Format: resultFormat}.Write,
 		"powerloss": PowerFile{Seed: 1}.Write,
-		"consume":   func(path string) error { return (&consume{produce: produce{out: path}}).write(nil, TargetInfo{}) },
+		"consume":   consumeFile{}.Write,
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()

@@ -26,6 +26,8 @@ type Options struct {
 	Touch     int64              // bytes of memory to touch before the run; see Touched
 	Each      func(Interval)     // told once a second; may be nil
 	Phase     func(phase string) // told what is going on; may be nil
+
+	bar *progress // of the command that makes the runs; may be nil
 }
 
 func (o Options) phase(format string, args ...any) {
@@ -280,6 +282,7 @@ func (r *run) load(ctx context.Context, res *Result, m meter, o Options) error {
 		})
 		measured = done
 	}
+	before, beforeErr := m.readCPU()
 	each := time.NewTicker(time.Second)
 	defer each.Stop()
 	var period *time.Ticker
@@ -311,6 +314,11 @@ func (r *run) load(ctx context.Context, res *Result, m meter, o Options) error {
 		case <-each.C:
 			second++
 			in := r.second(second)
+			now, err := m.readCPU()
+			if err == nil && beforeErr == nil {
+				in.CPU = before.cpuUntil(now)
+			}
+			before, beforeErr = now, err
 			res.Intervals = append(res.Intervals, in)
 			if o.Each != nil {
 				o.Each(in)
@@ -345,6 +353,9 @@ func (r *run) load(ctx context.Context, res *Result, m meter, o Options) error {
 	r.arrive(drain)
 	// The end may come before the last tick, and acknowledgements after it.
 	if last := r.second(second + 1); last.Acked+last.Failed > 0 {
+		if beforeErr == nil && to.at.Sub(before.at) > time.Second/2 { // of less, a clock tick is too much
+			last.CPU = before.cpuUntil(to)
+		}
 		res.Intervals = append(res.Intervals, last)
 	}
 	for _, p := range r.producers {

@@ -171,6 +171,7 @@ func (s Search) Rates(ctx context.Context, rows []Row, w Workload, rule RepeatRu
 			}
 			open = true
 			w.Rate = rate
+			s.expect(o.bar, curves, rows, w, rule.Runs, s.TimeMax-time.Since(began))
 			row := rows[i]
 			row.Name = fmt.Sprintf("%s at %d/s", row.Name, rate) // in a file, runs of one row were asked for the same
 			table, runs, err := Compare(ctx, []Row{row}, w, rule, c, o, func(string, int, int, *Result) {})
@@ -192,8 +193,8 @@ func (c *Curve) add(rate int64, s Summary, runs []*Result) Point {
 		if r.Left && !s.Marked {
 			continue
 		}
-		if o := r.Use.OthersCPU; o != nil && r.Seconds > 0 {
-			p.Others = max(p.Others, *o/r.Seconds)
+		if o := r.othersCPUs(); o != nil {
+			p.Others = max(p.Others, *o)
 		}
 		if why := unsustained(r); why != "" {
 			p.Why, failed = why, failed+1

@@ -12,6 +12,7 @@ import (
 // compare makes the comparison, once for each number of partitions.
 func (p *produce) compare(ctx context.Context) (int, error) {
 	p.progress()
+	defer p.bar.end()
 	c := p.confinement()
 	if err := p.install(ctx); err != nil {
 		return exitFailed, err
@@ -20,9 +21,15 @@ func (p *produce) compare(ctx context.Context) (int, error) {
 	if err != nil {
 		return exitFailed, err
 	}
-	runs := p.rule.Runs * len(rows) * len(p.partitions)
-	fmt.Fprintf(p.stderr, "%d rows, %d runs each, with %d numbers of partitions: %v to %v of load\n", len(rows), p.rule.Runs, len(p.partitions),
-		time.Duration(runs)*p.workload.length(), time.Duration((p.rule.RepeatsMax+1)*runs)*p.workload.length())
+	load := time.Duration(p.rule.Runs*len(rows)*len(p.partitions)) * p.workload.length()
+	total := time.Duration(p.rule.Runs*len(p.partitions)) * runsCost(rows, p.workload)
+	most := ""
+	if p.rule.RepeatsMax > 0 {
+		most = fmt.Sprintf(", at most %s where runs are disturbed", roughly(time.Duration(p.rule.RepeatsMax+1)*total))
+	}
+	p.say("%d rows, %d runs each, with %d numbers of partitions: %v of load, about %s in all%s", len(rows), p.rule.Runs, len(p.partitions), load, roughly(total), most)
+	p.bar.expect(total, false)
+	p.probeDisk(ctx)
 	var table []Summary
 	var results []*Result
 	for _, partitions := range p.partitions {
@@ -45,7 +52,13 @@ func (p *produce) install(ctx context.Context) error {
 	return nil
 }
 
-func (p *produce) say(format string, args ...any) { fmt.Fprintf(p.stderr, format+"\n", args...) }
+func (p *produce) say(format string, args ...any) {
+	if p.bar != nil {
+		p.bar.say(format, args...)
+		return
+	}
+	fmt.Fprintf(p.stderr, format+"\n", args...)
+}
 
 // rows are our own, then the peers, in the order of the command line, then a null broker; each with each client.
 func (p *produce) rows(c Confinement) (rows []Row, err error) {
@@ -132,6 +145,7 @@ func (p *produce) told(row string, round, attempt int, r *Result) {
 
 // report prints and writes what was made; err is what ended it early.
 func (p *produce) report(table []Summary, results []*Result, err error) (int, error) {
+	p.bar.end()
 	f := p.file(results)
 	f.Table, f.Rule, f.Partial = table, p.rule, err != nil
 	text := Markdown(table, results, f)

@@ -88,6 +88,7 @@ func parseDisk(stat string) (diskCount, error) {
 
 // sample is one reading of all counters.
 type sample struct {
+	at     time.Time
 	cpu    cpuTimes
 	client time.Duration
 	broker time.Duration
@@ -110,7 +111,8 @@ type meter struct {
 
 func newMeter(t TargetInfo) meter { return meter{pid: t.PID, admin: t.Admin, disk: device(t.DataDir)} }
 
-func (m meter) read() (s sample, err error) {
+// readCPU reads who used the CPUs, and nothing else: it is cheap enough for once a second.
+func (m meter) readCPU() (s sample, err error) {
 	if s.cpu, err = parseCPU(readFile("/proc/stat")); err != nil {
 		return s, err
 	}
@@ -123,6 +125,14 @@ func (m meter) read() (s sample, err error) {
 		if s.broker, err = process.CPU(m.pid); err == nil {
 			s.hasBroker = true
 		}
+	}
+	s.at = time.Now()
+	return s, nil
+}
+
+func (m meter) read() (s sample, err error) {
+	if s, err = m.readCPU(); err != nil {
+		return s, err
 	}
 	s.kernel = kernelThreads()
 	if m.disk != "" {
@@ -151,8 +161,7 @@ func (m meter) between(from, to sample) Use {
 	if from.hasBroker && to.hasBroker {
 		cpu := (to.broker - from.broker).Seconds()
 		u.BrokerCPU = &cpu
-		busy := float64(to.cpu.total-from.cpu.total) - float64(to.cpu.idle-from.cpu.idle) - float64(to.cpu.steal-from.cpu.steal)
-		others := max(0, busy*process.Tick.Seconds()-u.ClientCPU-cpu)
+		others := from.others(to)
 		u.OthersCPU = &others
 		if rss := residentBytes(m.pid); rss > 0 {
 			u.BrokerRSS = &rss
@@ -164,6 +173,26 @@ func (m meter) between(from, to sample) Use {
 		u.DiskFlushes, u.DiskWrites, u.DiskBytes = &flushes, &writes, &bytes
 	}
 	return u
+}
+
+// others are the CPU seconds of who is neither client nor broker, until a later reading.
+func (s sample) others(to sample) float64 {
+	busy := float64(to.cpu.total-s.cpu.total) - float64(to.cpu.idle-s.cpu.idle) - float64(to.cpu.steal-s.cpu.steal)
+	return max(0, busy*process.Tick.Seconds()-(to.client-s.client).Seconds()-(to.broker-s.broker).Seconds())
+}
+
+// cpuUntil is who used the CPUs until a later reading; nil where no time has passed.
+func (s sample) cpuUntil(to sample) *SecondCPU {
+	seconds := to.at.Sub(s.at).Seconds()
+	if seconds <= 0 {
+		return nil
+	}
+	c := &SecondCPU{Steal: float64(to.cpu.steal-s.cpu.steal) * process.Tick.Seconds() / seconds, Client: (to.client - s.client).Seconds() / seconds}
+	if s.hasBroker && to.hasBroker {
+		broker, others := (to.broker-s.broker).Seconds()/seconds, s.others(to)/seconds
+		c.Broker, c.Others = &broker, &others
+	}
+	return c
 }
 
 // kernelThreads is what each of the kernel's threads has run, by process id.

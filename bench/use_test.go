@@ -56,6 +56,24 @@ func TestGrown(t *testing.T) {
 	}
 }
 
+func TestCPUOfASecond(t *testing.T) {
+	now := time.Now()
+	from := sample{at: now, cpu: cpuTimes{total: 1000, idle: 500, steal: 10}, client: time.Second, broker: 2 * time.Second, hasBroker: true}
+	to := sample{at: now.Add(2 * time.Second), cpu: cpuTimes{total: 1400, idle: 600, steal: 30}, client: 1500 * time.Millisecond, broker: 3 * time.Second, hasBroker: true}
+	// 400 ticks of 10 ms passed, of which 100 were idle and 20 stolen: 2.8 s of work, 0.5 s the client's and 1 s the broker's.
+	c := from.cpuUntil(to)
+	if c == nil || c.Broker == nil || math.Abs(c.Steal-0.1) > 1e-9 || math.Abs(c.Client-0.25) > 1e-9 || math.Abs(*c.Broker-0.5) > 1e-9 || math.Abs(*c.Others-0.65) > 1e-9 {
+		t.Errorf("%+v", c)
+	}
+	to.hasBroker = false
+	if c := from.cpuUntil(to); c.Broker != nil || c.Others != nil {
+		t.Errorf("without the broker's figures: %+v", c)
+	}
+	if c := from.cpuUntil(from); c != nil {
+		t.Errorf("of no time: %+v", c)
+	}
+}
+
 func TestMeterReadsThisMachine(t *testing.T) {
 	m := meter{pid: os.Getpid()}
 	s, err := m.read()

@@ -153,6 +153,7 @@ func (c *workloads) workloadOf(f *omb.Workload) (Workload, error) {
 
 func (c *workloads) measure(ctx context.Context) (int, error) {
 	c.progress()
+	defer c.bar.end()
 	for _, w := range c.client.warnings {
 		c.say("%s: %s", c.driver.Path, w)
 	}
@@ -169,6 +170,7 @@ func (c *workloads) measure(ctx context.Context) (int, error) {
 	if err != nil {
 		return exitFailed, err
 	}
+	c.probeDisk(ctx)
 	code := exitOK
 	for i := range c.files {
 		one, err := c.one(ctx, &c.files[i], rows, confinement)
@@ -205,7 +207,11 @@ func (c *workloads) one(ctx context.Context, file *omb.Workload, rows []Row, con
 		var runs []*Result
 		f.Curves, runs, err = c.search.Rates(ctx, rows, probe, RepeatRule{Runs: 1, RepeatsMax: c.rule.RepeatsMax, StealMax: c.rule.StealMax}, confinement, c.quiet(), c.point)
 		f.Search = c.search
+		c.bar.end()
 		printCurves(c.stdout, f.Curves)
+		if err != nil { // what there is of the search
+			f.Runs = runs
+		}
 		for i, curve := range f.Curves {
 			if rates[i] = curve.Sustained; rates[i] == 0 && err == nil {
 				err = fmt.Errorf("row %s: %s", curve.Row, curve.verdict())
@@ -217,6 +223,7 @@ func (c *workloads) one(ctx context.Context, file *omb.Workload, rows []Row, con
 			}
 		}
 	}
+	c.bar.expect(time.Duration(c.rule.Runs)*runsCost(rows, w), file != &c.files[len(c.files)-1])
 	for _, part := range c.parts(rows, file.Rate == 0) {
 		if err != nil {
 			break
@@ -231,6 +238,7 @@ func (c *workloads) one(ctx context.Context, file *omb.Workload, rows []Row, con
 		}
 		f.Table, f.Runs = append(f.Table, table...), append(f.Runs, runs...)
 	}
+	c.bar.end()
 	done := c.file(f.Runs)
 	done.Curves, done.Search, done.Table, done.Rule, done.Partial = f.Curves, f.Search, f.Table, c.rule, err != nil
 	for _, r := range f.Runs {
@@ -264,7 +272,7 @@ func (c *workloads) parts(rows []Row, apart bool) (all []part) {
 // quiet are the options without a line for each phase.
 func (p *produce) quiet() Options {
 	o := p.options
-	o.Phase = nil
+	o.Phase = func(phase string) { p.bar.step(phase, false) }
 	return o
 }
 

@@ -7,9 +7,11 @@ package chart
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"html"
 	"image/color"
+	"math"
 	"regexp"
 	"strings"
 
@@ -35,6 +37,9 @@ type Series struct {
 	Style  int // colour and dash; the same number looks the same in every chart and key
 	Pieces [][]Point
 	Marks  bool // a dot at each point
+
+	Crosses []Point // further marks, without a line
+	Rings   []Point // around points, to point them out
 }
 
 // Band is a shaded range of the X axis.
@@ -86,6 +91,12 @@ func Key(style int) string {
 	return fmt.Sprintf(`<svg class="key" viewBox="0 0 28 10" width="28" height="10" aria-hidden="true"><path d="M1,5L27,5" fill="none" stroke="var(--s%d)" stroke-width="3"%s/></svg>`,
 		style%Colors, dashed)
 }
+
+// The marks of Series.Crosses and Series.Rings, for a legend in the page.
+const (
+	KeyCross = `<svg class="key" viewBox="0 0 28 10" width="28" height="10" aria-hidden="true"><path d="M10,1L18,9M10,9L18,1" fill="none" stroke="var(--ink)" stroke-width="1.5"/></svg>`
+	KeyRing  = `<svg class="key" viewBox="0 0 28 12" width="28" height="12" aria-hidden="true"><circle cx="14" cy="6" r="5" fill="none" stroke="var(--ink)" stroke-width="1.5"/></svg>`
+)
 
 // SVG draws c. It fails on values that are not finite, and on an axis without a range.
 func (c Chart) SVG() (string, error) {
@@ -150,8 +161,50 @@ func (s Series) add(p *plot.Plot) error {
 			p.Add(dots)
 		}
 	}
+	return errors.Join(s.addMarks(p, s.Crosses, cross{}, 5), s.addMarks(p, s.Rings, ring{}, 7))
+}
+
+// addMarks draws a shape at each point.
+func (s Series) addMarks(p *plot.Plot, at []Point, shape draw.GlyphDrawer, radius vg.Length) error {
+	if len(at) == 0 {
+		return nil
+	}
+	var xys plotter.XYs
+	for _, point := range at {
+		xys = append(xys, plotter.XY{X: point.X, Y: point.Y})
+	}
+	marks, err := plotter.NewScatter(xys)
+	if err != nil {
+		return err
+	}
+	marks.GlyphStyle = draw.GlyphStyle{Color: colorOf(s.Style), Radius: radius, Shape: shape}
+	p.Add(marks)
 	return nil
 }
+
+// cross and ring are gonum's glyphs with a line that is seen on a small screen.
+type cross struct{}
+
+func (cross) DrawGlyph(c *draw.Canvas, style draw.GlyphStyle, at vg.Point) {
+	c.SetLineStyle(draw.LineStyle{Color: style.Color, Width: markWidth})
+	r := style.Radius
+	for _, up := range []vg.Length{r, -r} {
+		c.Stroke(vg.Path{{Type: vg.MoveComp, Pos: vg.Point{X: at.X - r, Y: at.Y - up}}, {Type: vg.LineComp, Pos: vg.Point{X: at.X + r, Y: at.Y + up}}})
+	}
+}
+
+type ring struct{}
+
+func (ring) DrawGlyph(c *draw.Canvas, style draw.GlyphStyle, at vg.Point) {
+	c.SetLineStyle(draw.LineStyle{Color: style.Color, Width: markWidth})
+	var p vg.Path
+	p.Move(vg.Point{X: at.X + style.Radius, Y: at.Y})
+	p.Arc(at, style.Radius, 0, 2*math.Pi)
+	p.Close()
+	c.Stroke(p)
+}
+
+const markWidth = 1.5
 
 // dress sets an axis' looks, range and ticks.
 func (a Axis) dress(to *plot.Axis) {

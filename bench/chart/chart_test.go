@@ -18,7 +18,7 @@ func all() Chart {
 	for style := range 2 * Colors {
 		c.Series = append(c.Series, Series{Style: style, Marks: style == 1, Pieces: [][]Point{{{1, 10}, {2, 400}}, nil, {{4, 90_000}}}})
 	}
-	c.Y.Ticks, c.Y.Min, c.Y.Max = Micros(10, 90_000, func(us float64) string { return fmt.Sprintf("%v µs", us) })
+	c.Y.Ticks, c.Y.Min, c.Y.Max = Logs(10, 90_000, func(us float64) string { return fmt.Sprintf("%v µs", us) })
 	return c
 }
 
@@ -80,7 +80,7 @@ func TestSVGRefuses(t *testing.T) {
 	}
 }
 
-func TestMicros(t *testing.T) {
+func TestLogs(t *testing.T) {
 	for _, c := range []struct {
 		lowest, highest, from, to float64
 		labels                    string
@@ -91,7 +91,7 @@ func TestMicros(t *testing.T) {
 		{30, 90_000, 20, 100_000, "100 1000 10000 100000"},
 		{1, 1, 0.5, 2, "0.5 1 2"},
 	} {
-		ticks, from, to := Micros(c.lowest, c.highest, func(us float64) string { return fmt.Sprint(math.Round(us*10) / 10) })
+		ticks, from, to := Logs(c.lowest, c.highest, func(us float64) string { return fmt.Sprint(math.Round(us*10) / 10) })
 		var labels []string
 		for _, tick := range ticks {
 			if tick.Label != "" {

@@ -5,9 +5,9 @@ import (
 	"strconv"
 )
 
-// Micros are the ticks of a Log axis in microseconds that holds lowest to highest, and its range. Up to two decades have
+// Logs are the ticks of a Log axis that holds lowest to highest, and its range. Up to two decades have
 // labels at 1, 2 and 5; more have one a decade, or every second.
-func Micros(lowest, highest float64, label func(us float64) string) (ticks []Tick, from, to float64) {
+func Logs(lowest, highest float64, label func(v float64) string) (ticks []Tick, from, to float64) {
 	from, to = floor125(lowest), ceil125(highest)
 	if from == to {
 		from, to = floor125(from*0.99), ceil125(to*1.01)
