@@ -351,7 +351,7 @@ func markdownAll(files []resultFile) (string, error) {
 	said := map[string]bool{} // a matrix and its ledger have the same command
 	for _, f := range files {
 		e := f.environment()
-		if f.Produce != nil && !f.Produce.Matrix || said[e.Command] { // Markdown has said it, or the file before
+		if f.Produce != nil && !f.Produce.Matrix && !f.Produce.catchUps() || said[e.Command] { // Markdown has said it, or the file before
 			continue
 		}
 		said[e.Command] = true

@@ -115,7 +115,7 @@ func reportAll(files []resultFile) ([]byte, error) {
 	p := reportPage{Title: "Millrace bench", Files: files}
 	for _, f := range files {
 		p.Partial = p.Partial || f.partial()
-		p.Loads = p.Loads || f.Produce != nil
+		p.Loads = p.Loads || f.Produce != nil && !f.Produce.catchUps()
 		p.Environments = append(p.Environments, f.environment())
 	}
 	var err error

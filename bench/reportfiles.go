@@ -91,10 +91,10 @@ func (f resultFile) environment() reportEnvironment {
 	return e
 }
 
-// produced are the files with runs under load: the durability matrices, or the others.
+// produced are the files with runs that produce: the durability matrices, or the others.
 func produced(files []resultFile, matrices bool) (all []named) {
 	for _, f := range files {
-		if f.Produce != nil && f.Produce.Matrix == matrices {
+		if f.Produce != nil && !f.Produce.catchUps() && f.Produce.Matrix == matrices {
 			all = append(all, named{f.Name, *f.Produce})
 		}
 	}
@@ -125,6 +125,8 @@ func parts(files []resultFile) (all []reportPart, err error) {
 		}
 		var p reportPart
 		switch {
+		case f.Produce != nil && f.Produce.catchUps():
+			p = catchUpPart(f.Produce)
 		case f.Consume != nil:
 			p, err = consumePart(id, f.Consume)
 		case f.Disk != nil:

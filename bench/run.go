@@ -25,6 +25,8 @@ type Options struct {
 	Keep      bool               // leave the topic
 	Each      func(Interval)     // told once a second; may be nil
 	Phase     func(phase string) // told what is going on; may be nil
+
+	run func(context.Context, Target, Workload, Options) (*Result, error) // makes it; nil: Run
 }
 
 func (o Options) phase(format string, args ...any) {
