@@ -129,13 +129,17 @@ func (r *Result) kibPerFetch() *float64 {
 	return &v
 }
 
+// catchingUp says what readers are asked.
+func (w Workload) catchingUp() string {
+	l := w.CatchUp
+	return fmt.Sprintf("%.1f GiB in batches of %s, synced, in the page cache; readers: %d, each fetches %s at once, again and again; %v measured after %v of warm-up",
+		float64(l.Backlog)/(1<<30), binarySize(int64(l.Batch)), l.Readers, binarySize(int64(l.Fetch)), w.Duration, w.Warmup)
+}
+
 // catchUpPart shows how fast a backlog is read.
 func catchUpPart(f *File) (p reportPart) {
-	w := f.Runs[0].Workload
-	l := w.CatchUp
 	p.Heading = "Catching up from the page cache"
-	p.Text = []string{fmt.Sprintf("%.1f GiB in batches of %s, synced, in the page cache; %d readers that fetch %s at once, again and again; %v measured after %v of warm-up. Medians of %d interleaved runs.",
-		float64(l.Backlog)/(1<<30), binarySize(int64(l.Batch)), l.Readers, binarySize(int64(l.Fetch)), w.Duration, w.Warmup, f.Rule.Runs),
+	p.Text = []string{fmt.Sprintf("%s. Medians of %d interleaved runs.", f.Runs[0].Workload.catchingUp(), f.Rule.Runs),
 		upper(bareRow) + " answers the same fetches by sendfile(2) and does nothing else; without requests it sends all the time, and the reader looks at nothing. Both are on the broker's CPU."}
 	table, notes := catchUpTable(f)
 	p.Tables, p.Notes = []reportTable{table}, notes
