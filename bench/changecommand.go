@@ -70,9 +70,12 @@ func compareFiles(files []string, threshold float64, stdout io.Writer) (int, err
 		p("note: not the same machine: %s", d)
 	}
 	r := before.Runs[0]
-	if before.Matrix {
+	switch {
+	case before.catchUps():
+		p("%s\n", r.Workload.catchingUp())
+	case before.Matrix:
 		p("%d producers, %d-byte records, compression %s; the rest is in each row's name\n", r.Workload.Producers, r.Workload.Size, r.Workload.Compression)
-	} else {
+	default:
 		p("%s. %d producers, %d-byte records, %d a batch, acks %s, compression %s\n", upper(r.Loop), r.Workload.Producers, r.Workload.Size, r.Workload.Batch, r.Workload.Acks, r.Workload.Compression)
 	}
 	printChanges(stdout, changes)

@@ -24,7 +24,7 @@ const (
 	exitUsage  = 2
 )
 
-const usage = `usage: millrace bench produce|curve|workload|ceiling|consume|durability|powerloss|disk|trace|report|compare [flags]
+const usage = `usage: millrace bench produce|curve|workload|ceiling|consume|catchup|durability|powerloss|disk|trace|report|compare [flags]
 
   produce   send records at a fixed rate (or as fast as they are acknowledged) and
             measure from the time each should have been sent; then read all back
@@ -37,6 +37,8 @@ const usage = `usage: millrace bench produce|curve|workload|ceiling|consume|dura
   ceiling   measure the clients themselves, against a broker that acknowledges without writing
   consume   measure how long records take from a producer to a consumer at the end of the log,
             alone and beside a consumer that catches up on some GiB that are not in memory
+  catchup   measure how fast consumers catch up from the page cache, and what it costs the broker, beside
+            a bare sendfile loop
   durability --out DIR
             what each flush policy, and each peer, costs and loses: policies, acks, partitions and
             batches in one interleaved run, beside a power-loss ledger; --quick: a few minutes
@@ -85,13 +87,18 @@ func (p Program) Main(args []string, stdout, stderr io.Writer) int {
 			return mainCompare(args[1:], stdout, stderr)
 		}
 	}
-	if len(args) > 0 && args[0] == catchUpName { // for bench consume: it starts itself
-		n, err := mainCatchUp(args[1:])
-		if err != nil {
+	if len(args) > 0 && args[0] == catchUpName { // for bench consume and catchup: it starts itself
+		if err := mainCatchUp(args[1:], stdout); err != nil {
 			fmt.Fprintln(stderr, err)
 			return exitFailed
 		}
-		fmt.Fprintln(stdout, n)
+		return exitOK
+	}
+	if len(args) > 0 && args[0] == bareName { // for a Bare: it starts itself
+		if err := mainBare(args[1:], stderr); err != nil {
+			fmt.Fprintln(stderr, err)
+			return exitFailed
+		}
 		return exitOK
 	}
 	if len(args) > 0 && args[0] == nullName { // for a NullBroker: it starts itself
@@ -101,7 +108,7 @@ func (p Program) Main(args []string, stdout, stderr io.Writer) int {
 		}
 		return exitOK
 	}
-	if len(args) == 0 || !slices.Contains([]string{"produce", "curve", "workload", "ceiling", "consume", "durability", "disk", "trace"}, args[0]) {
+	if len(args) == 0 || !slices.Contains([]string{"produce", "curve", "workload", "ceiling", "consume", "catchup", "durability", "disk", "trace"}, args[0]) {
 		fmt.Fprint(stderr, usage)
 		if len(args) > 0 && (args[0] == "-h" || args[0] == "--help" || args[0] == "help") {
 			return exitOK
@@ -157,6 +164,14 @@ func (with Program) parseCommand(args []string, stdout, stderr io.Writer) (func(
 			return nil, err
 		}
 		c.args, c.stdout = args, stdout
+		return c.measure, nil
+	}
+	if args[0] == "catchup" {
+		c, err := parseCatchup(args[1:], stderr)
+		if err != nil {
+			return nil, err
+		}
+		c.args, c.stdout, c.rings = args, stdout, rings
 		return c.measure, nil
 	}
 	if args[0] == "curve" {

@@ -99,7 +99,7 @@ type Summary struct {
 	Flushes          *float64 `json:"diskFlushesPerSecond"`
 	FlushesPerRecord *float64 `json:"diskFlushesPerRecord"`
 	BytesPerFlush    *float64 `json:"diskBytesPerFlush"`
-	BrokerCPU        *float64 `json:"brokerCPUSecondsPerGB"` // per 10^9 bytes of values
+	BrokerCPU        *float64 `json:"brokerCPUSecondsPerGB"` // per 10^9 bytes of values; of bench catchup: of batches
 	BrokerRSS        *float64 `json:"brokerResidentBytes"`
 	Ready            float64  `json:"startToReadySeconds,omitempty"`
 	DurableP99       *float64 `json:"appendToFlushedP99Micros,omitempty"` // of a Millrace that the harness started
@@ -214,10 +214,14 @@ func (r *Result) bytesPerFlush() *float64 {
 }
 
 func (r *Result) brokerCPUPerGB() *float64 {
-	if r.Use.BrokerCPU == nil || r.Acked == 0 {
+	bytes := float64(r.Acked) * float64(r.Workload.Size)
+	if r.CatchUp != nil {
+		bytes = float64(r.CatchUp.Bytes)
+	}
+	if r.Use.BrokerCPU == nil || bytes == 0 {
 		return nil
 	}
-	v := *r.Use.BrokerCPU / (float64(r.Acked) * float64(r.Workload.Size) / 1e9)
+	v := *r.Use.BrokerCPU / (bytes / 1e9)
 	return &v
 }
 
@@ -314,7 +318,11 @@ func runRow(ctx context.Context, row Row, w Workload, c Confinement, o Options) 
 	if len(info.Command) > 0 { // the harness started it: its whole directory goes
 		o.Keep = true
 	}
-	if res, err = Run(ctx, row.Target, w.with(row.Config), o); err != nil {
+	run := o.run
+	if run == nil {
+		run = Run
+	}
+	if res, err = run(ctx, row.Target, w.with(row.Config), o); err != nil {
 		return nil, err
 	}
 	res.Row, res.Target.CPUs = row.Name, confined

@@ -128,7 +128,7 @@ func (c *consume) measure(ctx context.Context) (code int, err error) {
 	fill := time.Duration(c.backlog * float64(backlogCost))
 	c.bar.expect(fill+time.Duration(c.runs)*(c.phaseTime(0)+c.phaseTime(c.readers)), false)
 	c.bar.begin("writing %.1f GiB to catch up", c.backlog)
-	end, err := fillBacklog(ctx, info.Address, backlogTopic, int64(c.backlog*(1<<30)))
+	end, err := fillBacklog(ctx, info.Address, backlogTopic, int64(c.backlog*(1<<30)), 128<<10, backlogValue)
 	if err != nil {
 		return exitFailed, err
 	}
@@ -212,7 +212,7 @@ func (c *consume) phase(ctx context.Context, load *tailLoad, info TargetInfo, en
 	var total, steal uint64
 	for r.Seconds < c.duration.Seconds() {
 		if readers > 0 && !c.hot {
-			if _, err := evict(info.DataDir, backlogTopic); err != nil {
+			if err := evict(info.DataDir, backlogTopic); err != nil {
 				return r, err
 			}
 		}
@@ -267,8 +267,8 @@ func (c *consume) readAll(ctx context.Context, binary, address string, end int64
 	outcomes := make(chan outcome)
 	for range readers {
 		go func() {
-			n, err := catchUp(ctx, binary, address, backlogTopic, end)
-			outcomes <- outcome{n, err}
+			r, err := catchUp(ctx, binary, catchUpJob{Address: address, Topic: backlogTopic, End: end, Fetch: fetchMax, Yield: true})
+			outcomes <- outcome{r.Bytes, err}
 		}()
 	}
 	var failed error

@@ -32,7 +32,8 @@
 // loss takes beside what each costs (matrix.go). reportfiles.go draws what the other commands leave.
 //
 // "bench consume" asks what a consumer that catches up does to those at the end of the log: the same tail
-// (tail.go), alone and beside readers of a backlog (catchup.go), in turns. "bench disk" measures the disk itself, without a
+// (tail.go), alone and beside readers of a backlog (catchup.go), in turns. "bench catchup" asks how fast such readers get what is in the
+// page cache (catchupcommand.go, catchupreport.go), beside a bare loop of sendfile (package bare). "bench disk" measures the disk itself, without a
 // broker: what a durable write costs, and whether a flush reaches the device ([DiskFile], [DiskFile.Judge]). "bench trace"
 // shows what a running Millrace has measured of itself: where its produce requests spend their time ([FetchTrace]).
 //

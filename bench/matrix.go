@@ -375,7 +375,7 @@ func markdownAll(files []resultFile) (string, error) {
 		if err != nil {
 			return "", fmt.Errorf("%s: %w", f.Name, err)
 		}
-		if f.Produce != nil && !f.Produce.Matrix && !f.Produce.searched() || said[e.Command] { // Markdown has said it, or the file before
+		if f.Produce != nil && !f.Produce.Matrix && !f.Produce.searched() && !f.Produce.catchUps() || said[e.Command] { // Markdown has said it, or the file before
 			continue
 		}
 		said[e.Command] = true

@@ -110,7 +110,7 @@ func reportAll(files []resultFile) ([]byte, error) {
 	var err error
 	for i, f := range files {
 		p.Partial = p.Partial || f.partial()
-		p.Loads = p.Loads || f.Produce != nil
+		p.Loads = p.Loads || f.Produce != nil && !f.Produce.catchUps()
 		e, err := f.environment(fmt.Sprintf("e%d", i))
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", f.Name, err)

@@ -23,7 +23,7 @@ func mainReport(args []string, stdout, stderr io.Writer) int {
 	f.Usage = func() {
 		fmt.Fprintln(stderr, `usage: millrace bench report RESULT.json... [flags]
 
-Draws result files of bench produce, curve, workload, ceiling, durability, consume, disk and powerloss. Beside a durability matrix
+Draws result files of bench produce, curve, workload, ceiling, durability, consume, catchup, disk and powerloss. Beside a durability matrix
 belongs the powerloss.json of the same run.`)
 		f.PrintDefaults()
 	}

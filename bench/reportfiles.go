@@ -104,10 +104,10 @@ func (f resultFile) environment(id string) (e reportEnvironment, err error) {
 	return e, err
 }
 
-// produced are the files with runs under load: the durability matrices, or the others.
+// produced are the files with runs that produce: the durability matrices, or the others.
 func produced(files []resultFile, matrices bool) (all []named) {
 	for _, f := range files {
-		if f.Produce != nil && f.Produce.Matrix == matrices {
+		if f.Produce != nil && !f.Produce.catchUps() && f.Produce.Matrix == matrices {
 			all = append(all, named{f.Name, *f.Produce})
 		}
 	}
@@ -150,6 +150,8 @@ func parts(files []resultFile) (all []reportPart, err error) {
 		}
 		var p reportPart
 		switch {
+		case f.Produce != nil && f.Produce.catchUps():
+			p = catchUpPart(f.Produce)
 		case f.Consume != nil:
 			p, err = consumePart(id, f.Consume)
 		case f.Disk != nil:

@@ -35,7 +35,7 @@ type Result struct {
 	Error   string  `json:"firstError,omitempty"`
 
 	RecordsPerSecond float64     `json:"recordsPerSecond"` // acknowledged within the measured time
-	BytesPerSecond   float64     `json:"bytesPerSecond"`   // of values
+	BytesPerSecond   float64     `json:"bytesPerSecond"`   // of values; of bench catchup: of batches
 	Latency          Latency     `json:"latency"`
 	Lag              Latency     `json:"scheduleLag"` // how late the generator handed over; open loop only
 	Waits            *Waits      `json:"waits,omitempty"`
@@ -45,6 +45,7 @@ type Result struct {
 	Touched  *Touched     `json:"touchedBefore,omitempty"` // where asked for
 	Consumed *Consumption `json:"consumed,omitempty"`      // where there are consumers
 	Backlog  *Backlog     `json:"backlog,omitempty"`
+	CatchUp  *CatchUp     `json:"catchUp,omitempty"` // of bench catchup: nothing was acknowledged
 
 	Use    Use          `json:"use"`
 	Trace  *Trace       `json:"trace,omitempty"` // of a Millrace that the harness started
@@ -80,8 +81,10 @@ type SecondCPU struct {
 }
 
 // OK reports whether the run's figures count: something was acknowledged, and
-// what was acknowledged was there.
-func (r *Result) OK() bool { return r.Acked > 0 && r.Verify.State != "FAILED" }
+// what was acknowledged was there; or something was caught up with.
+func (r *Result) OK() bool {
+	return (r.Acked > 0 || r.CatchUp != nil && r.CatchUp.Bytes > 0) && r.Verify.State != "FAILED"
+}
 
 // perBatch is how many records a batch really had.
 func (r *Result) perBatch() float64 {

@@ -27,7 +27,8 @@ type Options struct {
 	Each      func(Interval)     // told once a second; may be nil
 	Phase     func(phase string) // told what is going on; may be nil
 
-	bar *progress // of the command that makes the runs; may be nil
+	bar *progress                                                         // of the command that makes the runs; may be nil
+	run func(context.Context, Target, Workload, Options) (*Result, error) // makes it; nil: Run
 }
 
 func (o Options) phase(format string, args ...any) {

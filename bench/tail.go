@@ -158,30 +158,33 @@ func (t *tailLoad) stop() {
 	t.all.Wait()
 }
 
-// backlogValue is the value of one record of the backlog, bytes.
+// backlogValue is the value of one record of the backlog of bench consume, bytes.
 const backlogValue = 8 << 10
 
 // randomValue is one. None is like another: neither a file system nor a disk makes them smaller.
-func randomValue(random *rand.ChaCha8) []byte {
-	value := make([]byte, backlogValue)
+func randomValue(random *rand.ChaCha8, bytes int) []byte {
+	value := make([]byte, bytes)
 	_, _ = random.Read(value) // it never fails
 	return value
 }
 
-// fillBacklog writes bytes of records of 8 KiB in batches of 128 KiB to partition 0 of a topic, and
-// returns the offset after the last.
-func fillBacklog(ctx context.Context, address, topic string, bytes int64) (int64, error) {
+// backlogBuffered is how much of a backlog is with the client, bytes.
+const backlogBuffered = 32 << 20
+
+// fillBacklog writes that many bytes of records, each with a value of valueBytes, in batches of batchBytes at most to partition 0 of a
+// topic, and returns the offset after the last.
+func fillBacklog(ctx context.Context, address, topic string, bytes int64, batchBytes, valueBytes int) (int64, error) {
 	c, err := kgo.NewClient(kgo.SeedBrokers(strings.Split(address, ",")...), kgo.ClientID("millrace-bench"), kgo.DefaultProduceTopic(topic),
-		kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerBatchMaxBytes(128<<10), kgo.ProducerLinger(5*time.Millisecond),
-		kgo.ProducerBatchCompression(kgo.NoCompression()), kgo.MaxBufferedRecords(4096))
+		kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerBatchMaxBytes(int32(batchBytes)), kgo.ProducerLinger(5*time.Millisecond),
+		kgo.ProducerBatchCompression(kgo.NoCompression()), kgo.MaxBufferedRecords(backlogBuffered/valueBytes))
 	if err != nil {
 		return 0, err
 	}
 	defer c.Close()
 	var failed atomic.Pointer[error]
 	random := rand.NewChaCha8([32]byte{})
-	for left := bytes; left > 0 && ctx.Err() == nil && failed.Load() == nil; left -= backlogValue {
-		c.Produce(ctx, &kgo.Record{Value: randomValue(random)}, func(_ *kgo.Record, err error) {
+	for left := bytes; left > 0 && ctx.Err() == nil && failed.Load() == nil; left -= int64(valueBytes) {
+		c.Produce(ctx, &kgo.Record{Value: randomValue(random, valueBytes)}, func(_ *kgo.Record, err error) {
 			if err != nil {
 				failed.CompareAndSwap(nil, &err)
 			}

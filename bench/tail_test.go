@@ -16,7 +16,7 @@ func TestBacklogDoesNotCompress(t *testing.T) {
 	}
 	const values = 16 // of one batch
 	for range values {
-		if _, err := w.Write(randomValue(random)); err != nil {
+		if _, err := w.Write(randomValue(random, backlogValue)); err != nil {
 			t.Fatal(err)
 		}
 	}

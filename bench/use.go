@@ -31,6 +31,7 @@ type Use struct {
 	DiskFlushes *int64   `json:"diskFlushes,omitempty"`
 	DiskWrites  *int64   `json:"diskWrites,omitempty"`
 	DiskBytes   *int64   `json:"diskBytesWritten,omitempty"`
+	DiskRead    *int64   `json:"diskBytesRead,omitempty"`
 }
 
 // OthersMax is how many CPUs other programs may use during a run before its result says so.
@@ -65,9 +66,9 @@ func parseCPU(stat string) (cpuTimes, error) {
 }
 
 // diskCount are a block device's counters since boot.
-type diskCount struct{ writes, bytes, flushes int64 }
+type diskCount struct{ read, writes, bytes, flushes int64 }
 
-// parseDisk reads /sys/block/*/stat (Documentation/block/stat.rst): writes are
+// parseDisk reads /sys/block/*/stat (Documentation/block/stat.rst): read 512-byte sectors are field 3, writes
 // field 5, written 512-byte sectors field 7, flushes field 16 (Linux 5.5 on).
 func parseDisk(stat string) (diskCount, error) {
 	f := strings.Fields(stat)
@@ -75,14 +76,14 @@ func parseDisk(stat string) (diskCount, error) {
 		return diskCount{}, fmt.Errorf("block device stat has %d fields, flushes are the 16th", len(f))
 	}
 	var d diskCount
-	for i, to := range map[int]*int64{4: &d.writes, 6: &d.bytes, 15: &d.flushes} {
+	for i, to := range map[int]*int64{2: &d.read, 4: &d.writes, 6: &d.bytes, 15: &d.flushes} {
 		v, err := strconv.ParseInt(f[i], 10, 64)
 		if err != nil {
 			return diskCount{}, fmt.Errorf("block device stat: %w", err)
 		}
 		*to = v
 	}
-	d.bytes *= 512
+	d.read, d.bytes = d.read*512, d.bytes*512
 	return d, nil
 }
 
@@ -170,7 +171,8 @@ func (m meter) between(from, to sample) Use {
 	if from.hasDisk && to.hasDisk {
 		flushes, writes, bytes := to.disk.flushes-from.disk.flushes, to.disk.writes-from.disk.writes, to.disk.bytes-from.disk.bytes
 		u.Disk = filepath.Base(m.disk)
-		u.DiskFlushes, u.DiskWrites, u.DiskBytes = &flushes, &writes, &bytes
+		read := to.disk.read - from.disk.read
+		u.DiskFlushes, u.DiskWrites, u.DiskBytes, u.DiskRead = &flushes, &writes, &bytes, &read
 	}
 	return u
 }

@@ -33,6 +33,7 @@ type Workload struct {
 	DrainTimeout time.Duration     `json:"drainTimeoutNanos"`         // how long to wait for acknowledgements after the last send
 	TopicConfig  map[string]string `json:"topicConfig,omitempty"`
 	Streams      Streams           `json:"streams,omitzero"`
+	CatchUp      CatchUpLoad       `json:"catchUp,omitzero"` // of bench catchup; the rest of the load is not produced then
 }
 
 // Validate says what is wrong with w, and fills what has a default that
@@ -104,6 +105,9 @@ func (w Workload) with(config map[string]string) Workload {
 
 // Loop describes how load is offered, for the report.
 func (w Workload) Loop() string {
+	if w.CatchUp.Readers > 0 {
+		return "readers that ask again when they have the answer"
+	}
 	if w.Rate > 0 {
 		return fmt.Sprintf("open loop, %d records/s, latency from the intended send time", w.Rate)
 	}

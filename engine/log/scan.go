@@ -394,8 +394,11 @@ func (w *walker) fill(n int) bool {
 		return true
 	}
 	want := max(w.step, walkBlock)
-	if w.whole {
+	switch {
+	case w.whole:
 		want = scanBlock
+	case w.step <= walkBlock && w.length > walkBlock: // batches are larger than a block: only headers are of use
+		want = n
 	}
 	want = int(min(int64(max(want, n)), w.size-w.at))
 	if cap(w.block) < want {

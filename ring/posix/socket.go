@@ -239,6 +239,7 @@ type turns struct {
 	inlineMax  int64 // a larger range goes by a worker
 	left       int64 // bytes
 	head, tail *file
+	known      host.Known
 }
 
 // push has f wait for the next turn.
@@ -277,7 +278,7 @@ func (r *Ring) sendWay(op *ring.Op) int {
 		return byWorker
 	case t.left < min(op.Len, ring.SendFileTurnMin):
 		return nextTurn
-	case !host.Resident(op.From, op.Off, min(op.Len, t.left)):
+	case !t.known.Resident(op.From, op.Off, min(op.Len, t.left), op.Len, r.now):
 		r.stats.SendFileCold++
 		return byWorker
 	}

@@ -4,6 +4,7 @@ package uring
 
 import (
 	"fmt"
+	"os"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -122,9 +123,20 @@ func newRing(host ring.Host, cfg Config, features Features) (_ *Ring, err error)
 	if err = r.hangBell(features.OK(checkMsgRing)); err != nil {
 		return nil, err
 	}
+	r.confineWorkers()
 	r.addSlots()
 	r.now = host.Monotonic()
 	return r, nil
+}
+
+// confineWorkers keeps the kernel's workers, which this thread's splices and prefetches run on, to the CPUs of the process: those of its first
+// thread, since ours may be pinned to one. Else they run on any CPU, whatever the process was confined to. A kernel that cannot (before Linux
+// 5.14) is no error.
+func (r *Ring) confineWorkers() {
+	var cpus unix.CPUSet
+	if unix.SchedGetaffinity(os.Getpid(), &cpus) == nil {
+		_ = r.kernel.RegisterIOWQAff(uint64(unsafe.Sizeof(cpus)), &cpus)
+	}
 }
 
 // Now is the clock as the last Wait returned. Inside Complete it is the clock as

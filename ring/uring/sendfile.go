@@ -66,6 +66,7 @@ type turns struct {
 	inlineMax int64 // a larger range is spliced
 	left      int64 // bytes
 	waiting   slotQueue
+	known     host.Known
 }
 
 // ChooseSendFile implements ring.SendFileChooser.
@@ -122,7 +123,7 @@ func (r *Ring) sendFile(i int32, s *slot) {
 			return
 		}
 		n := min(op.Len, t.left)
-		if host.Resident(op.From, op.Off, n) {
+		if t.known.Resident(op.From, op.Off, n, op.Len, r.now) {
 			r.sendInline(i, s, n)
 			return
 		}

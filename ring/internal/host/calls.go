@@ -14,8 +14,8 @@ import (
 
 var pageSize = int64(os.Getpagesize())
 
-// mincoreStep is how much one mincore(2) asks about, bytes.
-const mincoreStep = ring.SendFileTurn
+// mincoreStep is how much one mincore(2) asks about at most, bytes. What it costs is the mapping: 1 MiB takes little longer than 128 KiB.
+const mincoreStep = 1 << 20
 
 // Resident says whether all of [off, off+n) of a file is in the page cache, read and
 // done with, or behind its end, so that moving it need not wait for the disk.
@@ -24,24 +24,61 @@ const mincoreStep = ring.SendFileTurn
 // the last word (1.5 µs and 9 µs for 128 KiB). Pages may still be evicted
 // before they are used. False where the kernel cannot tell.
 func Resident(fd ring.FD, off, n int64) bool {
-	if missing(fd, off, n) > 0 {
-		var st unix.Stat_t
-		if err := unix.Fstat(int(fd), &st); err != nil || st.Size >= off+n {
-			return false
-		}
-		n = st.Size - off
-		if missing(fd, off, n) > 0 {
-			return false
-		}
-	}
-	for end := off + n; off < end; {
+	n, ok := present(fd, off, n)
+	for end := off + n; ok && off < end; {
 		step := min(mincoreStep-off%pageSize, end-off)
-		if !read(fd, off, step) {
-			return false
-		}
+		ok = read(fd, off, step) == step
 		off += step
 	}
-	return true
+	return ok
+}
+
+// Known remembers for a while what Resident's last word was about, for a range that goes out piece by piece: mincore(2) is asked once
+// for many pieces, and cachestat(2), which sees what was evicted meanwhile, for each. The zero value knows nothing.
+type Known struct {
+	ranges [8]knownRange
+	next   int
+}
+
+type knownRange struct {
+	fd       ring.FD
+	from, to int64
+	until    int64 // monotonic ns
+}
+
+// knownFor is how long it is remembered, ns. What is evicted and asked for again within that time is waited for.
+const knownFor = 10e6
+
+// Resident is Resident of [off, off+n); of what follows, as far as off+all, it learns too, at most 1 MiB.
+func (k *Known) Resident(fd ring.FD, off, n, all, now int64) bool {
+	n, ok := present(fd, off, n)
+	if !ok || n <= 0 {
+		return ok
+	}
+	for i := range k.ranges {
+		if r := &k.ranges[i]; r.fd == fd && r.from <= off && off+n <= r.to && now < r.until {
+			return true
+		}
+	}
+	m := read(fd, off, min(mincoreStep-off%pageSize, max(n, all)))
+	if m > n {
+		k.ranges[k.next%len(k.ranges)] = knownRange{fd, off, off + m, now + knownFor}
+		k.next++
+	}
+	return m >= n
+}
+
+// present says whether all of [off, off+n) is in the page cache, read or not, and how much of it there is before the end of the file.
+func present(fd ring.FD, off, n int64) (int64, bool) {
+	if missing(fd, off, n) == 0 {
+		return n, true
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(int(fd), &st); err != nil || st.Size >= off+n {
+		return n, false
+	}
+	n = st.Size - off
+	return n, missing(fd, off, n) == 0
 }
 
 // Missing is how many bytes of [off, off+n) are not in the page cache, nor on the way
@@ -62,27 +99,28 @@ func missing(fd ring.FD, off, n int64) int64 {
 	return max(pages-int64(stat.Cache), 0)
 }
 
-// read says whether all pages of [off, off+n) have been read, n at most mincoreStep. It
+// read says how far from off all pages of [off, off+n) have been read, n at most mincoreStep, less what off has of its page. It
 // maps them and touches none. The mapping does not outlast the call: one that is
 // kept would keep the blocks of a removed file.
-func read(fd ring.FD, off, n int64) bool {
+func read(fd ring.FD, off, n int64) int64 {
 	first := off / pageSize * pageSize
 	length := uintptr(off + n - first)
 	at, _, errno := unix.Syscall6(unix.SYS_MMAP, 0, length, unix.PROT_READ, unix.MAP_SHARED, uintptr(fd), uintptr(first))
 	if errno != 0 {
-		return false
+		return 0
 	}
 	var pages [mincoreStep/4096 + 1]byte
 	_, _, errno = unix.Syscall(unix.SYS_MINCORE, at, length, uintptr(unsafe.Pointer(&pages)))
 	unix.Syscall(unix.SYS_MUNMAP, at, length, 0)
 	if errno != 0 {
-		return false
+		return 0
 	}
-	all := byte(1)
-	for _, page := range pages[:(int64(length)+pageSize-1)/pageSize] {
-		all &= page
+	for i, page := range pages[:(int64(length)+pageSize-1)/pageSize] {
+		if page&1 == 0 {
+			return max(first+int64(i)*pageSize-off, 0)
+		}
 	}
-	return all == 1
+	return n
 }
 
 // NoReadahead is posix_fadvise(2) with POSIX_FADV_RANDOM, which sets a flag of the open file and

@@ -216,6 +216,18 @@ func TestMissing(t *testing.T) {
 	if n := Missing(fd, 0, size); n != 0 || !Resident(fd, 0, size) {
 		t.Fatalf("%d bytes are missing just after they were written", n)
 	}
+	var known Known
+	for _, at := range []struct{ off, n, all int64 }{{0, 4096, size}, {4096, 8192, size - 4096}, {size - 100, 5000, 5000}, {0, size, size}, {size, 1, 1}} {
+		if !known.Resident(fd, at.off, at.n, at.all, 1) {
+			t.Errorf("%+v is not resident just after it was written", at)
+		}
+	}
+	if known.next != 1 || known.ranges[0] != (knownRange{fd, 0, size, 1 + knownFor}) { // the first asked for all, and the others knew
+		t.Errorf("%d ranges: %+v", known.next, known.ranges)
+	}
+	if !known.Resident(fd, 4096, 4096, 8192, 1+knownFor) || known.next != 2 || known.ranges[1].from != 4096 || known.ranges[1].to != 4096+8192 {
+		t.Errorf("when it is too long ago it is to be asked again: %+v", known.ranges)
+	}
 	if n := Advise(fd, 0, size, unix.FADV_DONTNEED); n != 0 {
 		t.Fatal(n)
 	}
@@ -223,7 +235,7 @@ func TestMissing(t *testing.T) {
 		t.Log("this file system keeps its files in memory: nothing more to be seen here")
 		return
 	}
-	if n := Missing(fd, 0, size); n != size || Resident(fd, 4096, 1) {
+	if n := Missing(fd, 0, size); n != size || Resident(fd, 4096, 1) || known.Resident(fd, 0, 4096, size, 3) {
 		t.Errorf("%d of %d bytes are missing after they were evicted", n, size)
 	}
 	if n := Missing(fd, 4095, 2); n != 2 {
