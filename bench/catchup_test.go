@@ -115,7 +115,7 @@ func TestCatchUpReport(t *testing.T) {
 			t.Fatalf("%v: exit code %d: %s", args, code, &out)
 		}
 		text := out.String()
-		if name := strings.TrimSpace(text); strings.HasPrefix(name, dir) {
+		if name, _, _ := strings.Cut(strings.TrimSpace(text), " "); strings.HasPrefix(name, dir) {
 			b, err := os.ReadFile(name)
 			if err != nil {
 				t.Fatal(err)

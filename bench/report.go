@@ -158,7 +158,22 @@ func writePage(path string, files []resultFile) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(replace(path, b), replace(beside(path, ".md"), []byte(text)))
+	return errors.Join(replace(path, b), writeTables(beside(path, ".md"), text))
+}
+
+// madeBy begins the Markdown beside a page.
+const madeBy = "<!-- made by millrace bench -->\n"
+
+// writeTables writes the Markdown beside a page. A file of that name that is not such a one stays.
+func writeTables(path, text string) error {
+	before, err := os.ReadFile(path)
+	switch {
+	case err != nil && !errors.Is(err, os.ErrNotExist):
+		return err
+	case len(before) > 0 && !strings.HasPrefix(string(before), madeBy):
+		return fmt.Errorf("%s is there, and was not made by millrace bench: it is left as it is; call the page something else", path)
+	}
+	return replace(path, []byte(madeBy+text))
 }
 
 // beside is what a page's companion with another extension is called. Of a page that is a device, as /dev/stdout is, there is none.

@@ -86,6 +86,17 @@ func TestReportOfOtherCommands(t *testing.T) {
 	if code := Main(all, nil, &out, &out); code != exitOK {
 		t.Fatalf("exit code %d: %s", code, &out)
 	}
+	mine := filepath.Join(dir, "README.md")
+	if err := os.WriteFile(mine, []byte("# Mine\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var said bytes.Buffer
+	if code := Main([]string{"report", "--out", filepath.Join(dir, "README.html"), oldFile}, nil, &said, &said); code == exitOK || !strings.Contains(said.String(), mine) {
+		t.Errorf("exit code %d: %s", code, &said)
+	}
+	if b, err := os.ReadFile(mine); err != nil || string(b) != "# Mine\n" {
+		t.Errorf("%q, %v", b, err)
+	}
 	b, err := os.ReadFile(filepath.Join(dir, "all.html"))
 	if err != nil {
 		t.Fatal(err)
