@@ -6,9 +6,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestTailKeepsTheEnd(t *testing.T) {
@@ -48,6 +51,24 @@ func TestStartWithoutItsGroup(t *testing.T) {
 	defer cancel()
 	if err := p.Wait(ctx); err != nil || p.Tail() != "ran\n" {
 		t.Errorf("%v, printed %q", err, p.Tail())
+	}
+}
+
+// Where the thread does not get its affinity back, the child that was started does not stay.
+func TestStartWithoutTheAffinityBack(t *testing.T) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var own, none unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &own); err != nil {
+		t.Fatal(err)
+	}
+	p := Process{Path: "/bin/sleep", Args: []string{"1000"}}
+	cmd := p.command(nil)
+	if err := startBetween(cmd, &own, &none); !errors.Is(err, unix.EINVAL) {
+		t.Fatal(err)
+	}
+	if cmd.ProcessState == nil || unix.Kill(cmd.Process.Pid, 0) != unix.ESRCH {
+		t.Errorf("the child is there: %v", cmd.ProcessState)
 	}
 }
 
