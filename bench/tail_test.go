@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-func TestBacklogDoesNotCompress(t *testing.T) {
+func TestValuesDoNotCompress(t *testing.T) {
 	random := rand.NewChaCha8([32]byte{})
 	var packed bytes.Buffer
 	w, err := flate.NewWriter(&packed, flate.BestCompression)
@@ -16,7 +16,7 @@ func TestBacklogDoesNotCompress(t *testing.T) {
 	}
 	const values = 16 // of one batch
 	for range values {
-		if _, err := w.Write(randomValue(random)); err != nil {
+		if _, err := w.Write(randomValue(random, backlogValue)); err != nil {
 			t.Fatal(err)
 		}
 	}
