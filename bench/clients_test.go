@@ -90,7 +90,7 @@ func runOn(t *testing.T, k Target, w Workload) *Result {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	r, err := Run(ctx, k, w, Options{Verify: true, VerifyMax: 1 << 30})
+	r, err := Run(ctx, k, w, allSent())
 	if err != nil {
 		t.Fatal(err)
 	}
