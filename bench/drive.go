@@ -48,7 +48,7 @@ func (p *pacer) step(ctx context.Context) (wait time.Duration, more bool) {
 		if now < at {
 			return min(at-now, sleepMax), true
 		}
-		if now-end > lateMax {
+		if now-end > r.lateMax {
 			for count := p.schedule.Count(end); p.next < count; p.next += p.stride {
 				r.late(p.schedule.At(p.next), end)
 				p.unsent += int64(r.w.Batch)

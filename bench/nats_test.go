@@ -53,13 +53,13 @@ const (
 
 // natsWorkload is short: 400 records over 4 partitions by 2 producers.
 func natsWorkload() Workload {
-	return Workload{Rate: 2000, Partitions: 4, Replication: -1, Size: 64, Batch: 2, Acks: "all", Producers: 2, Compression: "none", Duration: 200 * time.Millisecond, DrainTimeout: 5 * time.Second}
+	return Workload{Rate: 2000, Partitions: 4, Replication: -1, Size: 64, Batch: 2, Acks: "all", Producers: 2, Compression: "none", Duration: 200 * time.Millisecond, DrainTimeout: time.Minute}
 }
 
 func TestNATSRunIsReadBackAndRemoved(t *testing.T) {
 	s := &natsfake.Server{}
 	n := fakeJetStream(t, s, varzAlways)
-	r, err := Run(t.Context(), n, natsWorkload(), Options{Verify: true, VerifyMax: 1 << 20})
+	r, err := Run(t.Context(), n, natsWorkload(), allSent())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -86,7 +86,7 @@ func TestNATSSaturatesWithinWhatIsAsked(t *testing.T) {
 	n := fakeJetStream(t, &natsfake.Server{}, varzDefault)
 	w := natsWorkload()
 	w.Rate, w.InFlight, w.Batch = 0, 10, 1
-	r, err := Run(t.Context(), n, w, Options{Verify: true, VerifyMax: 64 << 20})
+	r, err := Run(t.Context(), n, w, allSent())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -98,7 +98,7 @@ func TestNATSSaturatesWithinWhatIsAsked(t *testing.T) {
 // A delivery that does not arrive makes the client library begin again behind the last that did: nothing is read twice.
 func TestNATSReadsOnWhereItWas(t *testing.T) {
 	s := &natsfake.Server{Mislay: 30}
-	r, err := Run(t.Context(), fakeJetStream(t, s, varzDefault), natsWorkload(), Options{Verify: true, VerifyMax: 1 << 20})
+	r, err := Run(t.Context(), fakeJetStream(t, s, varzDefault), natsWorkload(), allSent())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -118,7 +118,7 @@ func TestNATSLossAndRefusalAreSeen(t *testing.T) {
 		}
 		return fmt.Sprintf(`{"stream":%q,"seq":%d}`, stream, sequence), true
 	}}
-	r, err := Run(t.Context(), fakeJetStream(t, s, varzDefault), natsWorkload(), Options{Verify: true, VerifyMax: 1 << 20})
+	r, err := Run(t.Context(), fakeJetStream(t, s, varzDefault), natsWorkload(), allSent())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -133,7 +133,7 @@ func TestNATSWithoutAnswersIsUnfinished(t *testing.T) {
 	n := fakeJetStream(t, s, varzDefault)
 	w := natsWorkload()
 	w.Rate, w.InFlight, w.Batch, w.DrainTimeout = 0, 6, 1, 10*time.Millisecond
-	r, err := Run(t.Context(), n, w, Options{Verify: true, VerifyMax: 1 << 20})
+	r, err := Run(t.Context(), n, w, allSent())
 	if err != nil {
 		t.Fatal(err)
 	}

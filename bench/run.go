@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -27,8 +28,9 @@ type Options struct {
 	Each      func(Interval)     // told once a second; may be nil
 	Phase     func(phase string) // told what is going on; may be nil
 
-	bar *progress                                                         // of the command that makes the runs; may be nil
-	run func(context.Context, Target, Workload, Options) (*Result, error) // makes it; nil: Run
+	bar     *progress                                                         // of the command that makes the runs; may be nil
+	run     func(context.Context, Target, Workload, Options) (*Result, error) // makes it; nil: Run
+	lateMax time.Duration                                                     // see lateMaxDefault; 0: that
 }
 
 func (o Options) phase(format string, args ...any) {
@@ -75,6 +77,7 @@ type run struct {
 	waits     *waitTimes
 	finish    atomic.Int64 // when sending ends: nanoseconds from the start
 	gaveUp    atomic.Bool  // the clients are being closed
+	lateMax   time.Duration
 
 	topics      []string
 	subscriber  Subscriber // the target, where there are consumers
@@ -146,7 +149,7 @@ func Run(ctx context.Context, t Target, w Workload, o Options) (*Result, error) 
 	}
 	res.Settings, res.Class = settings, classOf(settings)
 
-	r := &run{w: w, number: number, topics: topics, ledger: NewLedger(number, w.Producers, w.Partitions), lag: newHistogram(), waits: newWaitTimes()}
+	r := &run{w: w, number: number, topics: topics, ledger: NewLedger(number, w.Producers, w.Partitions), lag: newHistogram(), waits: newWaitTimes(), lateMax: cmp.Or(o.lateMax, lateMaxDefault)}
 	if w.Streams.on() {
 		r.ledger = NewStreamsLedger(number, w.Producers, w.Partitions, w.Streams.Topics)
 	}
@@ -274,6 +277,7 @@ func (r *run) load(ctx context.Context, res *Result, m meter, o Options) error {
 		}
 	}
 	warm, measured := time.After(r.w.Warmup), time.After(r.end())
+	var over <-chan time.Time // measured, once warm: on a busy machine both may be due at once
 	if r.w.Streams.Backlog > 0 {
 		done := make(chan time.Time, 1)
 		wait.Go(func() {
@@ -294,7 +298,7 @@ func (r *run) load(ctx context.Context, res *Result, m meter, o Options) error {
 	for toAt == 0 {
 		select {
 		case <-warm:
-			fromAt = time.Since(r.start)
+			fromAt, over = time.Since(r.start), measured
 			read(&from)
 			if every := r.w.Streams.Every; every > 0 {
 				r.endPeriod() // the warm-up
@@ -304,7 +308,7 @@ func (r *run) load(ctx context.Context, res *Result, m meter, o Options) error {
 			}
 		case <-periodEnds:
 			r.periods = append(r.periods, r.endPeriod())
-		case <-measured:
+		case <-over:
 			toAt = time.Since(r.start)
 			read(&to)
 		case <-stop: // interrupted: what there is counts
@@ -421,9 +425,9 @@ func (r *run) pace(ctx context.Context) (unsent int64) {
 	}
 }
 
-// lateMax is how long after the end the pacer still sends what was due before
+// lateMaxDefault is how long after the end the pacer still sends what was due before
 // it: a generator that was late by a hair is not a target over its capacity.
-const lateMax = 100 * time.Millisecond
+const lateMaxDefault = 100 * time.Millisecond
 
 // late counts a send that was due at the time given and never happened, with
 // its wait so far. Leaving it out would flatter a target that cannot keep up.

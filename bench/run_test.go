@@ -152,11 +152,19 @@ func short1s() Workload {
 		Warmup: 100 * time.Millisecond, Duration: time.Second, DrainTimeout: time.Minute}
 }
 
+// allSent has all that is due sent, though others have the CPUs for a while, and read back.
+func allSent() Options { return Options{Verify: true, VerifyMax: 1 << 30, lateMax: time.Minute} }
+
 func mustRun(t *testing.T, m *memory, w Workload) *Result {
+	t.Helper()
+	return mustRunWith(t, m, w, allSent())
+}
+
+func mustRunWith(t *testing.T, m *memory, w Workload, o Options) *Result {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	r, err := Run(ctx, m, w, Options{Verify: true, VerifyMax: 1 << 30})
+	r, err := Run(ctx, m, w, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -169,12 +177,11 @@ func TestRunOpenLoop(t *testing.T) {
 	w := short1s()
 	w.Batch = 4
 	r := mustRun(t, m, w)
-	// Without a CPU for a while the generator comes too late for the last ones.
-	if !r.OK() || r.Verify.Acknowledged+r.Unsent != 4400 || r.Verify.Read+r.Unsent != 4400 || r.Latency.Count != 4000 || r.Failed != 0 || r.Unsent > 2200 {
-		t.Errorf("acknowledged %d, read %d, in latency %d, failed %d, unsent %d; want 4400 4400 4000 0 0, less what is unsent; read back %+v",
+	if !r.OK() || r.Verify.Acknowledged != 4400 || r.Verify.Read != 4400 || r.Latency.Count != 4000 || r.Failed != 0 || r.Unsent != 0 {
+		t.Errorf("acknowledged %d, read %d, in latency %d, failed %d, unsent %d; want 4400 4400 4000 0 0; read back %+v",
 			r.Verify.Acknowledged, r.Verify.Read, r.Latency.Count, r.Failed, r.Unsent, r.Verify)
 	}
-	if r.Lag.Count+r.Unsent != 4000 || r.perBatch() != 4 || !m.removed || r.SettingsError == "" {
+	if r.Lag.Count != 4000 || r.perBatch() != 4 || !m.removed || r.SettingsError == "" {
 		t.Errorf("lag of %d, %v a batch, topic removed %v, settings error %q", r.Lag.Count, r.perBatch(), m.removed, r.SettingsError)
 	}
 }
@@ -289,7 +296,9 @@ func TestRunHangingTarget(t *testing.T) {
 	m := &memory{hangs: true}
 	w := short1s()
 	w.DrainTimeout = 100 * time.Millisecond
-	r := mustRun(t, m, w)
+	o := allSent()
+	o.lateMax = 0 // some are never sent
+	r := mustRunWith(t, m, w, o)
 	if r.OK() || r.Acked != 0 || r.Hanging+r.Unsent != 4400 || r.Latency.Count != 4000 || r.Latency.P50 == nil || *r.Latency.P50 < 400e3 {
 		t.Errorf("acknowledged %d, unfinished %d, unsent %d, latency %s", r.Acked, r.Hanging, r.Unsent, latencyLine(r.Latency))
 	}
@@ -350,7 +359,7 @@ func TestRunWithoutATrace(t *testing.T) {
 // The measured time ends when it is over, and not when the admin listener has answered.
 func TestRunIsNotLongerForASlowTrace(t *testing.T) {
 	t.Parallel()
-	const hold = 500 * time.Millisecond
+	const hold = time.Second
 	var asked []time.Time
 	admin := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		if asked = append(asked, time.Now()); len(asked) == 2 { // at the end
@@ -365,7 +374,8 @@ func TestRunIsNotLongerForASlowTrace(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if longest := asked[1].Sub(asked[0]) + hold/2; r.Trace == nil || r.Seconds >= longest.Seconds() {
+	// With the answer in it it would be longer by all of hold; the first question may be late, too.
+	if longest := asked[1].Sub(asked[0]) + hold; r.Trace == nil || r.Seconds >= longest.Seconds() {
 		t.Errorf("trace %v; %v s measured, want less than %v", r.Trace, r.Seconds, longest)
 	}
 }

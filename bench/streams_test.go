@@ -157,7 +157,7 @@ func twoTopics() Workload {
 
 func runStreams(t *testing.T, b *bus, w Workload) *Result {
 	t.Helper()
-	r, err := Run(t.Context(), b, w, Options{Verify: true, VerifyMax: 1 << 30})
+	r, err := Run(t.Context(), b, w, allSent())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -278,8 +278,8 @@ func TestRunBacklog(t *testing.T) {
 			}
 		}
 	}
-	// 2000 deliveries are 1000 records, a quarter of a second.
-	if d := r.Backlog; d == nil || !d.Drained || d.Records < 2000 || d.Left > backlogLeftMin || d.Build < 0.2 || d.Drain <= 0 || d.Building <= 0 {
+	// 2000 deliveries are 1000 records, a quarter of a second; less where the generator was late and made up for it.
+	if d := r.Backlog; d == nil || !d.Drained || d.Records < 2000 || d.Left > backlogLeftMin || d.Build < 0.2-r.Lag.Max/1e6 || d.Drain <= 0 || d.Building <= 0 {
 		t.Errorf("backlog %+v", d)
 	}
 	if c := r.Consumed; !r.OK() || c.Missing != 0 || c.Latency.Max < 200e3 || r.Seconds < 0.5 {

@@ -69,12 +69,13 @@ func (t *tailLoad) produce(ctx context.Context) {
 			t.failed.CompareAndSwap(nil, &err)
 		}
 	}
+	random := rand.NewChaCha8([32]byte{1}) // the backlog's values are others
 	for i := int64(0); ctx.Err() == nil; i++ {
 		at := t.schedule.At(i)
 		if early := at - time.Since(t.start); early > 0 {
 			time.Sleep(early)
 		}
-		value := make([]byte, t.size)
+		value := randomValue(random, t.size)
 		binary.BigEndian.PutUint64(value, uint64(at))
 		late := time.Since(t.start) - at
 		t.mu.Lock()
@@ -161,9 +162,9 @@ func (t *tailLoad) stop() {
 // backlogValue is the value of one record of the backlog of bench consume, bytes.
 const backlogValue = 8 << 10
 
-// randomValue is one. None is like another: neither a file system nor a disk makes them smaller.
-func randomValue(random *rand.ChaCha8, bytes int) []byte {
-	value := make([]byte, bytes)
+// randomValue is one of size bytes. None is like another: neither a file system nor a disk makes them smaller.
+func randomValue(random *rand.ChaCha8, size int) []byte {
+	value := make([]byte, size)
 	_, _ = random.Read(value) // it never fails
 	return value
 }

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-func TestBacklogDoesNotCompress(t *testing.T) {
+func TestValuesDoNotCompress(t *testing.T) {
 	random := rand.NewChaCha8([32]byte{})
 	var packed bytes.Buffer
 	w, err := flate.NewWriter(&packed, flate.BestCompression)

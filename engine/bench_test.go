@@ -21,8 +21,8 @@ func BenchmarkProducePath(b *testing.B) {
 
 func BenchmarkFetchPath(b *testing.B) {
 	eachWay(b, func(b *testing.B, h *hand, w way, size int) {
-		end := h.put(ways[2], batch(1, size))
-		get := w.fetch(0, 1, end-1)
+		h.put(ways[2], batch(1, size))
+		get := w.fetch(0, 1, h.last(1))
 		for b.Loop() {
 			h.send(get)
 			h.receive()

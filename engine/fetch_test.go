@@ -360,7 +360,7 @@ func TestConsumerThatDoesNotRead(t *testing.T) {
 		}
 	}
 	// Until they have been closed, and what it takes this machine to write so much, today.
-	bound := 30*time.Second + 20*undisturbed
+	bound := patience + 20*undisturbed
 	begin = time.Now()
 	fill(80)
 	if took := time.Since(begin); took > bound {

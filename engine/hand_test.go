@@ -28,7 +28,8 @@ type hand struct {
 	*engine.Broker
 	conn  net.Conn
 	fd    int
-	frame []byte // the reply being read
+	frame []byte   // the reply being read
+	ends  [2]int64 // of the partitions, after the last put to each
 }
 
 // polling is an IO that never blocks.
@@ -192,11 +193,16 @@ func (w way) produce(version int16, b []byte) []byte {
 	return wire.AppendRequest(nil, 1, "hand", q)
 }
 
-// fetch asks for the newest records: offset is the same in all partitions.
-func (w way) fetch(wait, minBytes int32, offset int64) []byte {
+// last is where the last n records of a partition begin, after a put. The partitions need not be of the same length.
+func (h *hand) last(n int64) func(partition int32) int64 {
+	return func(p int32) int64 { return h.ends[p] - n }
+}
+
+// fetch asks for what is from there on.
+func (w way) fetch(wait, minBytes int32, from func(partition int32) int64) []byte {
 	offsets := map[int32]int64{}
 	for p := range w.partitions {
-		offsets[p] = offset
+		offsets[p] = from(p)
 	}
 	return wire.AppendRequest(nil, 1, "hand", fetch("t", wait, minBytes, offsets))
 }
@@ -216,6 +222,7 @@ func (h *hand) put(w way, b []byte) int64 {
 			h.Fatalf("produce: %+v", p)
 		}
 		end = p.BaseOffset + int64(record.Batch(b).Count())
+		h.ends[p.Partition] = end
 	}
 	return end
 }

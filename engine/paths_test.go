@@ -228,7 +228,7 @@ func TestColdReadsAreNotTheCores(t *testing.T) {
 				}
 				before := blocks()
 				for offset := int64(0); offset+400 < end; offset += 100 {
-					h.send(ways[2].fetch(0, 1, offset))
+					h.send(ways[2].fetch(0, 1, func(int32) int64 { return offset }))
 					if n := len(h.receive()); n < size {
 						t.Fatalf("%d bytes at offset %d", n, offset)
 					}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -343,10 +344,9 @@ func TestDrive(t *testing.T) {
 		}
 		l.drain(t)
 		l.whole(t, c, 200)
-		for _, w := range l.waits {
-			if w.Buffer > 100*time.Millisecond {
-				t.Errorf("%+v", w)
-			}
+		waited := slices.DeleteFunc(slices.Clone(l.waits), func(w Waits) bool { return w.Buffer <= 100*time.Millisecond })
+		if len(waited) > 2 { // the thread may lose its CPU between two readings of the clock
+			t.Errorf("%+v", waited)
 		}
 	})
 }
@@ -381,17 +381,26 @@ func TestClose(t *testing.T) {
 
 func TestNoTopic(t *testing.T) {
 	c := cluster(t, &network{})
-	_, err := New(Config{Seeds: c.ListenAddrs(), Topic: "another", Partitions: 1, Acks: -1, Open: rings()["posix"], StartTimeout: 300 * time.Millisecond,
-		Done: func([]byte, error) {}})
-	if err == nil || !strings.Contains(err.Error(), "topic another") || !strings.Contains(err.Error(), "UNKNOWN_TOPIC_OR_PARTITION") {
-		t.Errorf("error %v", err)
+	for why, cfg := range map[string]Config{
+		"UNKNOWN_TOPIC_OR_PARTITION": {Seeds: c.ListenAddrs(), Topic: "another"},
+		"refused":                    {Seeds: []string{"127.0.0.1:1"}, Topic: topic},
+	} {
+		cfg.Partitions, cfg.Acks, cfg.Open, cfg.Done = 1, -1, rings()["posix"], func([]byte, error) {}
+		// It is tried until the time is over: on a busy machine that may be before it has been tried once.
+		for cfg.StartTimeout = 300 * time.Millisecond; ; cfg.StartTimeout *= 4 {
+			_, err := New(cfg)
+			if err == nil || !strings.Contains(err.Error(), "topic "+cfg.Topic) {
+				t.Fatalf("%s: error %v", why, err)
+			}
+			if strings.Contains(err.Error(), why) {
+				break
+			}
+			if cfg.StartTimeout > time.Minute {
+				t.Fatalf("%s: error %v", why, err)
+			}
+		}
 	}
-	_, err = New(Config{Seeds: []string{"127.0.0.1:1"}, Topic: topic, Partitions: 1, Acks: -1, Open: rings()["posix"], StartTimeout: 300 * time.Millisecond,
-		Done: func([]byte, error) {}})
-	if err == nil || !strings.Contains(err.Error(), "refused") {
-		t.Errorf("error %v", err)
-	}
-	_, err = New(Config{Seeds: c.ListenAddrs(), Topic: topic, Partitions: 1, Open: func() (ring.IO, error) { return nil, errors.New("no ring") }})
+	_, err := New(Config{Seeds: c.ListenAddrs(), Topic: topic, Partitions: 1, Open: func() (ring.IO, error) { return nil, errors.New("no ring") }})
 	if err == nil || !strings.Contains(err.Error(), "no ring") {
 		t.Errorf("error %v", err)
 	}

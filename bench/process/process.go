@@ -64,7 +64,6 @@ func (p *Process) start(group *os.File) error {
 	started := make(chan error)
 	go func() {
 		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
 		err := startConfined(cmd, p.CPUs)
 		if err != nil && group != nil && cmd.Process == nil { // where a group may be made, no child may be let into it
 			endGroup(group)
@@ -73,10 +72,12 @@ func (p *Process) start(group *os.File) error {
 			err = startConfined(cmd, p.CPUs)
 		}
 		started <- err
-		if err == nil {
-			_ = cmd.Wait() // how it ended is in ProcessState
-			close(exited)
+		if err != nil {
+			return // and the thread, locked, ends too: it may be confined still
 		}
+		_ = cmd.Wait() // how it ended is in ProcessState
+		close(exited)
+		runtime.UnlockOSThread()
 	}()
 	if err := <-started; err != nil {
 		endGroup(group)
@@ -99,11 +100,23 @@ func startConfined(cmd *exec.Cmd, cpus []int) error {
 	for _, c := range cpus {
 		set.Set(c)
 	}
-	if err := unix.SchedSetaffinity(0, &set); err != nil {
-		return fmt.Errorf("confine to CPUs %v: %w", cpus, err)
+	if err := startBetween(cmd, &set, &before); err != nil {
+		return fmt.Errorf("on CPUs %v: %w", cpus, err)
+	}
+	return nil
+}
+
+// startBetween starts the child with one affinity, and leaves the thread with another. Where that fails no child is left.
+func startBetween(cmd *exec.Cmd, set, after *unix.CPUSet) error {
+	if err := unix.SchedSetaffinity(0, set); err != nil {
+		return fmt.Errorf("confine: %w", err)
 	}
 	err := cmd.Start()
-	if back := unix.SchedSetaffinity(0, &before); back != nil {
+	if back := unix.SchedSetaffinity(0, after); back != nil {
+		if err == nil {
+			_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // it may have ended already
+			_ = cmd.Wait()
+		}
 		return errors.Join(err, fmt.Errorf("restore affinity: %w", back))
 	}
 	return err

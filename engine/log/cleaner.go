@@ -32,6 +32,7 @@ type cleaner struct {
 	logs []*Log // those that can be cleaned
 	log  *Log   // the one that is; nil: none
 	at   int64  // the next look, or the next piece, ring's clock
+	mute int64  // until then no owner is told of a full disk, ring's clock
 }
 
 // soon has the logs looked at within the back-off.
@@ -226,15 +227,20 @@ func (l *Log) cleaningGoesOn(c *cleaning, err error) {
 }
 
 // cleaningFailed says that a cleaning has failed, once: the log is not cleaned again before a
-// restart, as in Kafka, since the same would come of it. A full disk passes.
+// restart, as in Kafka, since the same would come of it. A full disk passes: of all logs of a core
+// that find it full one is told each cleanAgain.
 func (l *Log) cleaningFailed(err error) {
 	if err == nil || errors.Is(err, errCleanStopped) || l.fence != nil || l.closing {
 		return
 	}
 	l.core.stats.CleaningsFailed++
-	again := isNoSpace(err)
+	w, now, again := &l.core.cleaner, l.core.io.Now(), isNoSpace(err)
 	if again {
-		l.cleanAfter = l.core.io.Now() + cleanAgain
+		l.cleanAfter = now + cleanAgain
+		if now < w.mute { // the logs of a core find the same disk full
+			return
+		}
+		w.mute = l.cleanAfter
 	} else {
 		l.uncleanable = err
 		l.published.Uncleanable.Store(&err)

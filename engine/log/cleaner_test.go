@@ -231,6 +231,33 @@ func TestCompactionOnFullDisk(t *testing.T) {
 	}
 }
 
+// TestFullDiskIsSaidOnceAMinute: of the logs of a core that find the disk full one is told each time, and all are tried again.
+func TestFullDiskIsSaidOnceAMinute(t *testing.T) {
+	r := newCleaned(t, 1)
+	defer r.world.Close()
+	r.open()
+	logs := []*Log{r.create("a"), r.create("b"), r.create("c")}
+	r.pause()
+	for _, l := range logs {
+		for range 20 {
+			r.append1(l, valued(1000, "k", 300), Client)
+		}
+	}
+	r.settle(logs...)
+	if err := r.rules.Add(`(Write (path "*.cleaned") ENOSPC)`); err != nil {
+		t.Fatal(err)
+	}
+	r.resume()
+	for n := 1; n <= 3; n++ {
+		r.until("all have failed", func() bool { return r.core.stats.CleaningsFailed >= uint64(n*len(logs)) })
+		if r.owner.again != n || len(r.owner.cleaning) > 0 {
+			t.Fatalf("round %d: told %d times, %v", n, r.owner.again, r.owner.cleaning)
+		}
+	}
+	r.rules.Clear()
+	r.passes(len(logs), logs[0])
+}
+
 // TestDamagedSwap: what compaction made, damaged where only a start can finish it, fences that log, and is not taken for the
 // end of the directory. Nothing is removed.
 func TestDamagedSwap(t *testing.T) {
@@ -437,11 +464,11 @@ func TestCleanerLeavesReserve(t *testing.T) {
 	r.settle(large)
 	r.core.cleaner.BytesPerSecond = 200_000 // in several pieces
 	r.disk.SetFree(reserve + 1<<20)
-	again := r.owner.again
+	failed := r.core.stats.CleaningsFailed
 	r.resume()
 	r.until("it is being written", func() bool { return large.cleaning != nil && large.cleaning.out != nil && !large.cleaning.busy })
 	r.disk.SetFree(reserve - 1)
-	r.until("given up", func() bool { return r.owner.again > again && large.cleaning == nil })
+	r.until("given up", func() bool { return r.core.stats.CleaningsFailed > failed && large.cleaning == nil })
 	r.idle(large)
 	if strings.Contains(r.listing(), suffixCleaned+" ") || large.Err() != nil {
 		t.Fatalf("%v\n%s", large.Err(), r.listing())

@@ -20,7 +20,8 @@ type Owner interface {
 	// Failed: the log is fenced. Called once.
 	Failed(l *Log, err error)
 	// CleaningFailed: the log could not be compacted. It lacks nothing and goes on. again:
-	// that is tried again later; else it is not before a restart.
+	// the disk was full, and it is tried again later; of the logs of a core one is told in a minute. Else
+	// it is not tried before a restart.
 	CleaningFailed(l *Log, err error, again bool)
 }
 
