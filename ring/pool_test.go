@@ -2,6 +2,8 @@ package ring
 
 import (
 	"math/rand/v2"
+	"os"
+	"syscall"
 	"testing"
 	"unsafe"
 )
@@ -82,4 +84,39 @@ func TestPoolRefusesADoublePut(t *testing.T) {
 		}
 	}()
 	p.Put(b)
+}
+
+func TestPoolPopulate(t *testing.T) {
+	p, err := NewPool(8 << 20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Populate(5 << 20)
+	p.populating.Wait()
+	resident := make([]byte, 8<<20/os.Getpagesize())
+	if _, _, errno := syscall.Syscall(syscall.SYS_MINCORE, p.base, 8<<20, uintptr(unsafe.Pointer(&resident[0]))); errno != 0 {
+		t.Fatal(errno)
+	}
+	for i, r := range resident[:5<<20/os.Getpagesize()] {
+		if r&1 == 0 {
+			t.Fatalf("page %d of the first 5 MiB is not resident", i)
+		}
+	}
+	if err := p.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Closing does not wait for all of it, and does not take away what is being touched.
+func TestPoolClosesWhilePopulating(t *testing.T) {
+	for range 20 {
+		p, err := NewPool(64 << 20)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.Populate(1 << 30)
+		if err := p.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
 }

@@ -167,7 +167,11 @@ func serve(set *config.Broker) error {
 					return nil, fmt.Errorf("core %d: pin to CPU %d: %w", core, cpus[core], err)
 				}
 			}
-			return newIO(backend, host, int(set.Int("memory.bytes")))
+			io, err := newIO(backend, host, int(set.Int("memory.bytes")))
+			if err == nil && set.Bool("memory.populate") {
+				io.Pool().Populate(int(set.Int("tail.bytes")))
+			}
+			return io, err
 		},
 		OpenStore: func(dir string, run engine.Runner) (cluster.Store, []cluster.KV, error) {
 			s, err := file.Open(host, filepath.Join(dir, "metadata.json"), file.Runner(run))

@@ -85,6 +85,7 @@ var brokerKeys = []Key{
 	str("journal.sync", "auto", "How a write of the journal becomes durable. dsync: one write with RWF_DSYNC; fdatasync: a write and a linked fdatasync; auto: the cheaper one, as measured at the start.", "auto", "dsync", "fdatasync"),
 	num("tail.bytes", Long, 128<<20, 1<<20, 1<<35, "Memory for recent batches on each core, from which consumers at the end of a log are served; at most half of memory.bytes."),
 	num("memory.bytes", Long, 512<<20, 64<<20, 1<<36, "Address space for buffers on each core: requests, replies and the tail. Pages are used as they are needed."),
+	boolean("memory.populate", true, "Have memory of the size of tail.bytes made resident at the start, in the background, so that no request waits until the kernel has found it."),
 	str("fetch.path", "auto", "How what is not in the memory tail goes to a consumer. copy: read into memory, and sent from there; sendfile: by the core's own sendfile where it is in the page cache, else as splice; splice: away from the core, by linked splices or a worker thread; auto: by size, as measured at the start. What is not in the page cache is not waited for by a core.", "auto", "copy", "sendfile", "splice"),
 	num("fetch.readahead.bytes", Int, 1<<20, 0, 1<<30, "How far a segment is read ahead into the page cache for a consumer that reads it on and on, bytes; 0: as the kernel does by itself, at times on a core."),
 	boolean("fetch.drop.behind", false, "Let the page cache drop what was read ahead for one consumer alone once it has passed it."),
