@@ -3,6 +3,7 @@ package log
 import (
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"syscall"
 
 	"github.com/millrace/millrace/engine/record"
@@ -119,7 +120,15 @@ type rangeOp struct {
 	log  *Log
 	seg  *segment
 	from int64 // of seg, in bytes: what lies below has been started
+	next int64 // of seg, in bytes: once so much is written
 	busy bool
+}
+
+// turn is where among a piece's bytes this log's write-backs begin, so that logs that grow alike take turns: all of them at
+// once is megabytes before which a synchronous write waits. Neighbouring partitions are far apart (the golden ratio).
+func (l *Log) turn(piece int64) int64 {
+	at := crc32.ChecksumIEEE([]byte(l.topic)) + uint32(l.partition)*0x9e3779b9
+	return int64(at) * piece >> 32
 }
 
 // kickRange starts it for each writeBackBytes.
@@ -134,14 +143,15 @@ func (l *Log) kickRange(s *segment, to int64) {
 	}
 	if r.seg != s {
 		r.seg, r.from = s, to&^(piece-1)
+		r.next = r.from + piece - l.turn(piece)
 	}
-	if to -= to % 4096; to-r.from < piece {
+	if to -= to % 4096; to < r.next || to <= r.from {
 		return
 	}
 	s.lease()
 	r.busy = true
 	r.Op = ring.Op{Code: ring.SyncRange, FD: s.fd, Off: r.from, Len: to - r.from, Done: r}
-	r.from = to
+	r.from, r.next = to, to+piece
 	l.core.stats.Ranges++
 	l.core.io.Submit(&r.Op)
 }

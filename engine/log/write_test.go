@@ -1,6 +1,9 @@
 package log
 
-import "testing"
+import (
+	"slices"
+	"testing"
+)
 
 // TestWriteBack: what has been written is on its way to the disk before a sync asks for it, except
 // where syncs follow each other as it is.
@@ -17,6 +20,29 @@ func TestWriteBack(t *testing.T) {
 		}
 		if got := r.core.Stats().Ranges; got < want || got > want+1 {
 			t.Errorf("%v: %d write-backs for %d bytes, want %d", policy, got, l.Size(), want)
+		}
+	}
+}
+
+// Logs that grow alike have their write-backs one after another: of 16, no two within half of their share of a piece, at least.
+func TestWriteBacksTakeTurns(t *testing.T) {
+	for _, topic := range []string{"t", "orders", "millrace-bench-c21d47b1"} {
+		const n, piece = 16, 1 << 20
+		var at []int64
+		for p := range int32(n) {
+			l := &Log{topic: topic, partition: p}
+			at = append(at, l.turn(piece))
+		}
+		slices.Sort(at)
+		for i := range at {
+			gap := at[(i+1)%n] - at[i]
+			if i == n-1 {
+				gap += piece
+			}
+			if at[i] < 0 || at[i] >= piece || gap < piece/n/2 || gap > 2*piece/n {
+				t.Errorf("%s: turns %d, %d behind another", topic, at, gap)
+				break
+			}
 		}
 	}
 }
