@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -160,6 +162,7 @@ func Run(ctx context.Context, t Target, w Workload, o Options) (*Result, error) 
 	// The pacer's thread sleeps in the kernel and senders may block, and so does a lean client's loop: none
 	// may take a processor from the client's own goroutines.
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(runtime.NumCPU() + 4 + leanLoops(t, w)))
+	defer collectRarely()()
 	if err := r.connect(t); err != nil {
 		return nil, err
 	}
@@ -185,6 +188,25 @@ func Run(ctx context.Context, t Target, w Workload, o Options) (*Result, error) 
 	r.verify(ctx, t, res, o)
 	res.judge()
 	return res, nil
+}
+
+const (
+	generatorGC    = 1000    // percent, as GOGC
+	generatorBytes = 2 << 30 // of heap, above which it is collected as often as that takes
+)
+
+// collectRarely has Go's collector run a tenth as often until the returned function is called. The generator's heap is small, so it would be
+// collected three times a second, each time in the way of records for a millisecond or more. Whoever sets GOGC is obeyed.
+func collectRarely() (restore func()) {
+	if os.Getenv("GOGC") != "" {
+		return func() {}
+	}
+	percent, limit := debug.SetGCPercent(generatorGC), debug.SetMemoryLimit(-1)
+	debug.SetMemoryLimit(min(limit, generatorBytes))
+	return func() {
+		debug.SetGCPercent(percent)
+		debug.SetMemoryLimit(limit)
+	}
 }
 
 // clearingContext is what n topics or groups are cleared away with, also after an interrupt. It ends: a broker that does not
