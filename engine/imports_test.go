@@ -25,7 +25,7 @@ var layers = [][]string{
 	{"engine/group"},
 	{"engine/api"},
 	{"engine"},
-	{"bench/forgetfs", "bench/process", "bench/natsfake", "bench/kafkafake", "bench/lean", "bench/nullbroker", "engine/simclient"},
+	{"bench/forgetfs", "bench/process", "bench/natsfake", "bench/kafkafake", "bench/lean", "bench/nullbroker", "bench/bare", "engine/simclient"},
 	{"bench/peer", "bench/chart", "bench/omb"},
 	{"bench", "engine/web", "engine/acceptance", "engine/simtest"},
 	{"bench/simpower"},
