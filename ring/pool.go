@@ -14,7 +14,7 @@ import (
 // locks and nothing allocates. It is bounded: Get says no when it is full, and
 // the caller must have an answer to that.
 //
-// Pages are touched, and so become resident, only as they are handed out.
+// Pages are touched, and so become resident, only as they are handed out, or before, by Populate.
 type Pool struct {
 	arena []byte
 	base  uintptr
@@ -79,8 +79,8 @@ func (p *Pool) Close() error {
 }
 
 const (
-	populateWrite = 23 // MADV_POPULATE_WRITE, Linux 5.14
-	populateStep  = 2 << 20
+	populateWrite = 23       // MADV_POPULATE_WRITE, Linux 5.14
+	populateStep  = 64 << 10 // bytes: whoever maps or unmaps memory waits for a step
 	nicest        = 19
 )
 

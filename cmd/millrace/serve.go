@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -157,6 +158,7 @@ func serve(set *config.Broker) error {
 	}
 	raiseFileLimit()
 	host := posix.Host()
+	pools := make([]*ring.Pool, cores)
 	b, err := engine.Open(engine.Config{
 		Set: set, Host: host, Cores: cores, Recovery: max(2, cores), Log: logf,
 		NewIO: func(core int) (ring.IO, error) {
@@ -168,8 +170,8 @@ func serve(set *config.Broker) error {
 				}
 			}
 			io, err := newIO(backend, host, int(set.Int("memory.bytes")))
-			if err == nil && set.Bool("memory.populate") {
-				io.Pool().Populate(int(set.Int("tail.bytes")))
+			if err == nil {
+				pools[core] = io.Pool()
 			}
 			return io, err
 		},
@@ -203,6 +205,9 @@ func serve(set *config.Broker) error {
 	}
 	logf("ready: %s, node %d, cluster %s, %d cores, ring %s, flush.policy=%s, %d logs opened in %.3f s, in %.3f s",
 		b.Addr(), b.Shared().NodeID, b.Shared().ClusterID, cores, backend, set.String("flush.policy"), len(report.Logs), took.Seconds(), time.Since(start).Seconds())
+	if set.Bool("memory.populate") {
+		populate(pools, set.Int("tail.bytes"))
+	}
 
 	sig := <-stop
 	closing := time.Now()
@@ -216,6 +221,52 @@ func serve(set *config.Broker) error {
 	}
 	logf("closed cleanly in %.3f s", time.Since(closing).Seconds())
 	return nil
+}
+
+// populate makes the memory of the tails resident, where there is enough: what is too much for a control group is not refused,
+// the group's largest process is killed.
+func populate(pools []*ring.Pool, bytes int64) {
+	if all, there := int64(len(pools))*bytes, memoryThere(); all > there/2 {
+		logf("memory.populate: not done: %d cores of tail.bytes=%d are more than half of the %d MiB that there are", len(pools), bytes, there>>20)
+		return
+	}
+	for _, p := range pools {
+		p.Populate(int(bytes))
+	}
+}
+
+// memoryThere is how much memory this process may still use, bytes: what is available on the machine, and in its control groups. Where that is not told it is 0.
+func memoryThere() int64 {
+	there := int64(0)
+	for line := range strings.Lines(readText("/proc/meminfo")) {
+		if f := strings.Fields(line); len(f) == 3 && f[0] == "MemAvailable:" {
+			kib, _ := strconv.ParseInt(f[1], 10, 64)
+			there = kib << 10
+		}
+	}
+	groups := readText("/proc/self/cgroup")
+	for _, v := range []struct{ name, root, most, used string }{
+		{"0::", "/sys/fs/cgroup", "memory.max", "memory.current"},
+		{":memory:", "/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"}, // version 1
+	} {
+		_, group, _ := strings.Cut(groups, v.name)
+		group, _, _ = strings.Cut(group, "\n")
+		for at, top := filepath.Clean("/"+group), false; !top; at = filepath.Dir(at) {
+			most, err := strconv.ParseInt(strings.TrimSpace(readText(filepath.Join(v.root, at, v.most))), 10, 64) // "max" is no limit
+			used, failed := strconv.ParseInt(strings.TrimSpace(readText(filepath.Join(v.root, at, v.used))), 10, 64)
+			if err == nil && failed == nil {
+				there = min(there, most-used)
+			}
+			top = at == "/"
+		}
+	}
+	return there
+}
+
+// readText is a file of the kernel's, or "".
+func readText(path string) string {
+	b, _ := os.ReadFile(path)
+	return string(b)
 }
 
 // chooseBackend takes uring where it can be had; otherwise it says why not.

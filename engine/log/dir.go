@@ -370,7 +370,7 @@ func (d *Dir) Logs() []*Log {
 func (d *Dir) Free() (int64, error) { return d.host.Free(d.path) }
 
 func (d *Dir) newLog(topic string, partition int32, path string) *Log {
-	l := &Log{topic: topic, partition: partition, dir: d, path: path, metaFrom: -1, metaNext: -1, due: ring.Forever,
+	l := &Log{topic: topic, partition: partition, dir: d, path: path, turnOf: turnOf(topic, partition), metaFrom: -1, metaNext: -1, due: ring.Forever,
 		spare: spare{fd: ring.NoFD, not: -1}}
 	l.setConfig(d.cfg.Config)
 	l.back.log, l.write.log, l.write.forced.log, l.sync.log, l.indexWrite.log, l.jobOp.log, l.entry.log = l, l, l, l, l, l, l

@@ -82,6 +82,7 @@ type Log struct {
 	write       writeOp
 	sync        syncOp
 	back        rangeOp
+	turnOf      uint32 // see turn
 	indexWrite  indexOp
 	indexBefore timeEntry
 	entry       entryOp

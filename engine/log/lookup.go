@@ -11,7 +11,7 @@ import (
 	"github.com/millrace/millrace/ring"
 )
 
-// walkBlock is how much a walk over batch headers reads at a time, bytes.
+// walkBlock is how much a walk over batch headers reads at a time, bytes; behind a batch that is larger it reads one header.
 const walkBlock = 4 << 10
 
 // walkBlockCold is the same where the kernel reads nothing ahead, and nor do we.

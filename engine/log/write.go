@@ -126,10 +126,14 @@ type rangeOp struct {
 
 // turn is where among a piece's bytes this log's write-backs begin, so that logs that grow alike take turns: all of them at
 // once is megabytes before which a synchronous write waits. Neighbouring partitions are far apart (the golden ratio).
-func (l *Log) turn(piece int64) int64 {
-	at := crc32.ChecksumIEEE([]byte(l.topic)) + uint32(l.partition)*0x9e3779b9
-	return int64(at) * piece >> 32
+func (l *Log) turn(piece int64) int64 { return int64(l.turnOf) * piece >> 32 }
+
+func turnOf(topic string, partition int32) uint32 {
+	return crc32.ChecksumIEEE([]byte(topic)) + uint32(partition)*0x9e3779b9
 }
+
+// backAfter is where the write-back after the one up to to begins.
+func (l *Log) backAfter(to, piece int64) int64 { return to + piece - (to+l.turn(piece))%piece }
 
 // kickRange starts it for each writeBackBytes.
 func (l *Log) kickRange(s *segment, to int64) {
@@ -141,17 +145,17 @@ func (l *Log) kickRange(s *segment, to int64) {
 	if l.cfg.Policy == OS {
 		piece = lazyBackBytes
 	}
-	if r.seg != s {
-		r.seg, r.from = s, to&^(piece-1)
-		r.next = r.from + piece - l.turn(piece)
+	to -= to % 4096
+	if r.seg != s || to < r.from {
+		r.seg, r.from, r.next = s, to, l.backAfter(to, piece)
 	}
-	if to -= to % 4096; to < r.next || to <= r.from {
+	if to < r.next {
 		return
 	}
 	s.lease()
 	r.busy = true
 	r.Op = ring.Op{Code: ring.SyncRange, FD: s.fd, Off: r.from, Len: to - r.from, Done: r}
-	r.from, r.next = to, to+piece
+	r.from, r.next = to, l.backAfter(to, piece)
 	l.core.stats.Ranges++
 	l.core.io.Submit(&r.Op)
 }

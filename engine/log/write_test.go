@@ -8,7 +8,7 @@ import (
 // TestWriteBack: what has been written is on its way to the disk before a sync asks for it, except
 // where syncs follow each other as it is.
 func TestWriteBack(t *testing.T) {
-	for policy, want := range map[Policy]uint64{OS: 3, Interval: 13, Write: 0, File: 0, Journal: 13} {
+	for policy, want := range map[Policy]uint64{OS: 3, Interval: 16, Write: 0, File: 0, Journal: 16} {
 		r := newRig(t, 1)
 		r.journalBytes = 4 << 20
 		r.config.Policy, r.config.SegmentBytes = policy, 16<<20
@@ -30,7 +30,7 @@ func TestWriteBacksTakeTurns(t *testing.T) {
 		const n, piece = 16, 1 << 20
 		var at []int64
 		for p := range int32(n) {
-			l := &Log{topic: topic, partition: p}
+			l := &Log{turnOf: turnOf(topic, p)}
 			at = append(at, l.turn(piece))
 		}
 		slices.Sort(at)
@@ -43,6 +43,14 @@ func TestWriteBacksTakeTurns(t *testing.T) {
 				t.Errorf("%s: turns %d, %d behind another", topic, at, gap)
 				break
 			}
+		}
+	}
+	// Whatever was written before it, a piece ends where the log's turn is, and is not longer than one.
+	l := &Log{turnOf: turnOf("t", 3)}
+	const piece = 256 << 10
+	for _, to := range []int64{0, 4096, 128 << 10, piece, 3*piece + 4096, piece - l.turn(piece)} {
+		if next := l.backAfter(to, piece); next <= to || next > to+piece || (next+l.turn(piece))%piece != 0 {
+			t.Errorf("after %d at %d, turn %d", to, next, l.turn(piece))
 		}
 	}
 }

@@ -135,6 +135,8 @@ func (l *Loop) Run() {
 	for yielded := int64(0); !l.stopped.Load(); {
 		l.Step()
 		if now := l.IO.Now(); now-yielded >= yieldEvery {
+			l.again = true // what is queued goes to the kernel first
+			l.Step()
 			runtime.Gosched()
 			yielded = now
 		}

@@ -253,8 +253,10 @@ func (t *turns) push(f *file) {
 	t.tail = f
 }
 
-// ChooseSendFile implements ring.SendFileChooser.
-func (r *Ring) ChooseSendFile(inlineMax int64) { r.turns.inlineMax = inlineMax }
+// ChooseSendFile implements ring.SendFileChooser. What is known of files is forgotten: who compares ways pays for all of each.
+func (r *Ring) ChooseSendFile(inlineMax int64) {
+	r.turns.inlineMax, r.turns.known = inlineMax, host.Known{}
+}
 
 // newTurn begins a Wait. Each socket that waited goes on as far as it goes.
 func (r *Ring) newTurn() {

@@ -4,7 +4,6 @@ package uring
 
 import (
 	"fmt"
-	"os"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -129,13 +128,20 @@ func newRing(host ring.Host, cfg Config, features Features) (_ *Ring, err error)
 	return r, nil
 }
 
-// confineWorkers keeps the kernel's workers, which this thread's splices and prefetches run on, to the CPUs of the process: those of its first
-// thread, since ours may be pinned to one. Else they run on any CPU, whatever the process was confined to. A kernel that cannot (before Linux
-// 5.14) is no error.
-func (r *Ring) confineWorkers() {
+// processCPUs are those that this process was started on, before any of its threads was pinned to one; nil where they cannot be told.
+var processCPUs = func() *unix.CPUSet {
 	var cpus unix.CPUSet
-	if unix.SchedGetaffinity(os.Getpid(), &cpus) == nil {
-		_ = r.kernel.RegisterIOWQAff(uint64(unsafe.Sizeof(cpus)), &cpus)
+	if unix.SchedGetaffinity(0, &cpus) != nil {
+		return nil
+	}
+	return &cpus
+}()
+
+// confineWorkers keeps the kernel's workers, which this thread's splices and prefetches run on, to the CPUs of the process. Else they run on
+// any CPU, whatever the process was confined to. A kernel that cannot (before Linux 5.14) is no error.
+func (r *Ring) confineWorkers() {
+	if processCPUs != nil {
+		_ = r.kernel.RegisterIOWQAff(uint64(unsafe.Sizeof(*processCPUs)), processCPUs)
 	}
 }
 

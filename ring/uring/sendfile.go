@@ -69,8 +69,10 @@ type turns struct {
 	known     host.Known
 }
 
-// ChooseSendFile implements ring.SendFileChooser.
-func (r *Ring) ChooseSendFile(inlineMax int64) { r.turns.inlineMax = inlineMax }
+// ChooseSendFile implements ring.SendFileChooser. What is known of files is forgotten: who compares ways pays for all of each.
+func (r *Ring) ChooseSendFile(inlineMax int64) {
+	r.turns.inlineMax, r.turns.known = inlineMax, host.Known{}
+}
 
 // newTurn begins a Wait. What it lets go on ends now or waits for something else.
 func (r *Ring) newTurn() {

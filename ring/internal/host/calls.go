@@ -46,7 +46,8 @@ type knownRange struct {
 	until    int64 // monotonic ns
 }
 
-// knownFor is how long it is remembered, ns. What is evicted and asked for again within that time is waited for.
+// knownFor is how long it is remembered, ns. What is evicted and asked for again within that time, by the kernel's read-ahead or under the same
+// descriptor by another file, is waited for.
 const knownFor = 10e6
 
 // Resident is Resident of [off, off+n); of what follows, as far as off+all, it learns too, at most 1 MiB.
