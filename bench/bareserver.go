@@ -27,7 +27,7 @@ const bareName = "sendfile"
 const bareSetting = "sendfile"
 
 // Bare is a server of the bench's own that sends a file of batches by sendfile(2) and does nothing else (package bare), as a process
-// of its own on the broker's CPU: the target that shows what a broker could do at most. It takes no records: its file is made by Start.
+// of its own on the broker's CPU: the target that shows what a loop of sendfile reaches. It takes no records: its file is made by Start.
 type Bare struct {
 	Name   string
 	Binary string // this program
@@ -56,7 +56,7 @@ func (b *Bare) Start(ctx context.Context) (err error) {
 		return fmt.Errorf("directory of %s: %w", b.Name, err)
 	}
 	job := bareJob{File: filepath.Join(b.dir, "batches"), Stream: b.Stream}
-	if b.layout, err = bare.WriteFile(job.File, b.Bytes, b.Values); err != nil {
+	if b.layout, err = bare.WriteFile(ctx, job.File, b.Bytes, b.Values); err != nil {
 		return errors.Join(err, b.Stop())
 	}
 	addresses, err := peer.FreeAddresses(1)
@@ -130,7 +130,7 @@ func (b *Bare) NewClient(string, Workload, Done) (Client, error) { return nil, e
 // ReadBack implements Target.
 func (b *Bare) ReadBack(context.Context, string, func(int32, []byte)) error { return errBare }
 
-// bareTargets are the two ceilings of bench catchup.
+// bareTargets are the two bare rows of bench catchup.
 func (p *produce) bareTargets(c Confinement, bytes int64) (fetches, stream *Bare, err error) {
 	binary, err := os.Executable()
 	if err != nil {

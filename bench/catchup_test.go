@@ -78,7 +78,7 @@ func TestCatchUpReaderOfAStream(t *testing.T) {
 	}
 }
 
-// catchUpFile has a row of ours, a peer and the ceilings, of two runs each.
+// catchUpFile has a row of ours, a peer and the bare servers, of two runs each.
 func catchUpFile() File {
 	f := File{Format: resultFormat, Command: "millrace bench catchup", Rule: RepeatRule{Runs: 2}}
 	row := func(name string, settings map[string]string, paths map[string]int64, mb, cpu float64) {
@@ -129,6 +129,30 @@ func TestCatchUpReport(t *testing.T) {
 	var out bytes.Buffer
 	if code := Main([]string{"compare", path, path}, nil, &out, &out); code != exitOK || !strings.Contains(out.String(), "CPU s/GB") {
 		t.Errorf("compare: exit code %d:\n%s", code, &out)
+	}
+}
+
+// The runs are stored where the text of them cannot be made.
+func TestCatchUpStoresFirst(t *testing.T) {
+	f, p50 := catchUpFile(), 100.0
+	row := DiskRow{Way: WayBuffered, Place: PlaceOverwrite, Size: 4096, Depth: 1, Latency: Latency{P50: &p50}, BytesPerSecond: 1}
+	c := &catchup{produce: produce{stdout: io.Discard, stderr: io.Discard, out: filepath.Join(t.TempDir(), "r.json"), writes: []DiskRow{row, row}}} // a chart of one size
+	if code, err := c.finish(f.Table, f.Runs, nil); code != exitFailed || err == nil || !strings.Contains(err.Error(), "chart") {
+		t.Errorf("exit code %d, %v", code, err)
+	}
+	if got, err := ReadFile(c.out); err != nil || len(got.Runs) != len(f.Runs) {
+		t.Errorf("%d runs stored, %v", len(got.Runs), err)
+	}
+}
+
+// A row whose settings could not be read is not taken for a peer.
+func TestCatchUpTableKnowsItsPeer(t *testing.T) {
+	f := catchUpFile()
+	for _, r := range f.Runs[:2] {
+		r.Settings, r.SettingsError = nil, "timeout"
+	}
+	if table, _ := catchUpTable(&f); table.Head[6] != "of kafka" || table.Lines[1][6].Text != "1.00×" {
+		t.Errorf("%q, %+v", table.Head, table.Lines[1])
 	}
 }
 

@@ -51,7 +51,7 @@ type CatchUp struct {
 	Paths      map[string]int64 `json:"bytesByPath,omitempty"` // of a Millrace that the harness started: see docs/reads.md
 }
 
-// The ceilings' names.
+// The bare servers' names.
 const (
 	bareRow   = "bare sendfile"
 	streamRow = "bare sendfile, no requests"
@@ -132,7 +132,7 @@ func (c *catchup) checkCatchup() error {
 	}
 	for _, row := range c.ours {
 		if row.name == bareRow || row.name == streamRow {
-			return fmt.Errorf("--compare: %q is what a ceiling is called", row.name)
+			return fmt.Errorf("--compare: %q is what a bare server is called", row.name)
 		}
 	}
 	w.Size = (l.Batch-batchOverhead)/catchUpRecords - 13 // see batchBytes
@@ -142,6 +142,7 @@ func (c *catchup) checkCatchup() error {
 // measure makes the comparison.
 func (c *catchup) measure(ctx context.Context) (int, error) {
 	c.progress()
+	defer c.bar.end()
 	confinement := c.confinement()
 	if err := c.install(ctx); err != nil {
 		return exitFailed, err
@@ -161,18 +162,22 @@ func (c *catchup) measure(ctx context.Context) (int, error) {
 		rows = append(rows, Row{Name: bareRow, Target: fetches}, Row{Name: streamRow, Target: stream})
 	}
 	c.options.run = runCatchUp
-	table, results, failed := Compare(ctx, rows, c.workload, c.rule, confinement, c.options, c.toldCatchUp)
+	c.bar.expect(time.Duration(c.rule.Runs)*runsCost(rows, c.workload), false)
+	return c.finish(Compare(ctx, rows, c.workload, c.rule, confinement, c.options, c.toldCatchUp))
+}
+
+// finish writes and prints what was made; err is what ended it early. The runs are stored first: what shows them may fail.
+func (c *catchup) finish(table []Summary, results []*Result, err error) (int, error) {
+	c.bar.end()
 	f := c.file(results)
-	f.Table, f.Rule, f.Partial = table, c.rule, failed != nil
+	f.Table, f.Rule, f.Partial = table, c.rule, err != nil
+	err = errors.Join(err, c.store(f))
 	text := "No run was finished.\n"
 	if len(results) > 0 {
-		var err error
-		if text, err = markdownAll([]resultFile{{Name: "catchup", Produce: &f}}); err != nil {
-			return exitFailed, errors.Join(failed, err)
-		}
+		made, failed := markdownAll([]resultFile{{Name: "catchup", Produce: &f}})
+		text, err = made, errors.Join(err, failed)
 	}
 	fmt.Fprintln(c.stdout, text)
-	err := errors.Join(failed, c.store(f))
 	if c.update != "" && err == nil { // a table that was cut short does not replace one that was not
 		err = UpdateSection(c.update, c.section, text)
 	}
@@ -332,9 +337,7 @@ func (r *Result) judgeCatchUp() {
 	if used := r.Use.ClientCPU / r.Seconds; used > 0.95*float64(min(l.Readers, clientCPUs())) {
 		r.note("the readers used all of their CPU time: they may be what is measured")
 	}
-	if o := r.Use.OthersCPU; o != nil && *o > OthersMax*r.Seconds {
-		r.note("other programs, or the kernel for all, used more than %.1f CPUs meanwhile", OthersMax)
-	}
+	r.judgeOthers()
 }
 
 // fetchPaths is how many bytes of records a Millrace has sent by which way, from its metrics; nil where there is no admin listener.

@@ -46,7 +46,8 @@ func wentBy(runs []*Result) string {
 	return or(strings.Join(parts, ", "), "-")
 }
 
-// catchUpTable is a line for each row, of medians; ratios are of medians. A peer is a row whose topic knows no flush.policy.
+// catchUpTable is a line for each row, of medians; ratios are of medians. A peer is a row whose topic knows no flush.policy; where its
+// settings were not read that is not known.
 func catchUpTable(f *File) (t reportTable, notes []string) {
 	_, runs := rowsOf(*f)
 	table := f.summaries()
@@ -56,13 +57,14 @@ func catchUpTable(f *File) (t reportTable, notes []string) {
 		if s.Runs == 0 {
 			continue
 		}
-		_, ours := runs[rowKey{Row: s.Row, Partitions: s.Partitions}][0].Settings["flush.policy"]
+		first := runs[rowKey{Row: s.Row, Partitions: s.Partitions}][0]
+		_, ours := first.Settings["flush.policy"]
 		switch {
 		case s.Row == bareRow:
 			bare = s
 		case s.Row == streamRow:
 			stream = s
-		case !ours && peer == nil:
+		case !ours && first.SettingsError == "" && peer == nil:
 			peer = s
 		}
 	}
@@ -140,7 +142,7 @@ func (w Workload) catchingUp() string {
 func catchUpPart(f *File) (p reportPart) {
 	p.Heading = "Catching up from the page cache"
 	p.Text = []string{fmt.Sprintf("%s. Medians of %d interleaved runs.", f.Runs[0].Workload.catchingUp(), f.Rule.Runs),
-		upper(bareRow) + " answers the same fetches by sendfile(2) and does nothing else; without requests it sends all the time, and the reader looks at nothing. Both are on the broker's CPU."}
+		upper(bareRow) + " answers the same fetches by a loop of sendfile(2) and does nothing else: what that reaches, which is no upper bound where a copy is cheaper, as for small fetches. Without requests it sends all the time, and the reader looks at nothing. Both are on the broker's CPU."}
 	table, notes := catchUpTable(f)
 	p.Tables, p.Notes = []reportTable{table}, notes
 	runs := reportTable{Caption: "Runs", Words: 1, Head: []string{"row", "MB/s", "broker CPU s/GB", "readers' CPU s/GB", "others' CPU s", "steal %", "marks"}}

@@ -216,6 +216,27 @@ func TestMainCompare(t *testing.T) {
 	}
 }
 
+// Two files whose generators had other collectors are compared, and it is said.
+func TestMainCompareNamesTheCollectors(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "rare.json")
+	f, err := ReadFile(oldFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range f.Runs {
+		r.Collector = generatorGC
+	}
+	if err := f.Write(path); err != nil {
+		t.Fatal(err)
+	}
+	for other, want := range map[string]bool{oldFile: true, path: false} {
+		var out bytes.Buffer
+		if code := Main([]string{"compare", other, path}, nil, &out, &out); code != exitOK || strings.Contains(out.String(), "its collector at GOGC not recorded against 1000\n") != want {
+			t.Errorf("%s: exit code %d:\n%s", other, code, &out)
+		}
+	}
+}
+
 func TestMainCompareGolden(t *testing.T) {
 	var out bytes.Buffer
 	if code, err := compareFiles([]string{oldFile, newFile}, 1.1, &out); err != nil || code == exitUsage {

@@ -5,6 +5,9 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"slices"
+	"strconv"
+	"strings"
 	"unicode/utf8"
 )
 
@@ -69,6 +72,9 @@ func compareFiles(files []string, threshold float64, stdout io.Writer) (int, err
 	if d := before.Machine.difference(after.Machine); d != "" {
 		p("note: not the same machine: %s", d)
 	}
+	if was, is := before.collectors(), after.collectors(); was != is {
+		p("note: not the same generator: its collector at GOGC %s against %s", was, is)
+	}
 	r := before.Runs[0]
 	switch {
 	case before.catchUps():
@@ -89,6 +95,22 @@ func describe(path string, f File) string {
 		s += ", cut short"
 	}
 	return s
+}
+
+// collectors are the settings of the generators' collectors, as GOGC, each once.
+func (f File) collectors() string {
+	var all []string
+	for _, r := range f.Runs {
+		s := "not recorded"
+		if r.Collector != 0 {
+			s = strconv.Itoa(r.Collector)
+		}
+		if !slices.Contains(all, s) {
+			all = append(all, s)
+		}
+	}
+	slices.Sort(all)
+	return strings.Join(all, ", ")
 }
 
 // difference names what makes figures of two machines no comparison, or "".

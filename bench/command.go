@@ -281,7 +281,7 @@ func parseProduce(args []string, stderr io.Writer) (*produce, error) {
 	f.Int64Var(&w.Rate, "rate", 1000, "intended `records/s`; 0 saturates: closed loop, bounded by --in-flight")
 	f.IntVar(&w.InFlight, "in-flight", 0, "with --rate 0: `records` in flight over all producers (default: 10 batches per partition, at least 1000, at most 64 MiB)")
 	f.StringVar(&p.out, "out", "", "write raw histograms, settings and machine facts to `FILE.json`")
-	f.StringVar(&p.page, "report", "", "write a page with charts to `FILE.html`, its tables to FILE.md, and without --out the results to FILE.json")
+	f.StringVar(&p.page, "report", "", "write a page with charts to `FILE.html`, its tables to FILE.md, and without --out the results to FILE.json, which is not there yet")
 	f.StringVar(&p.update, "update", "", "when comparing: rewrite the table in this Markdown `FILE`")
 	f.StringVar(&p.section, "section", "produce", "with --update: `name` of the table's section")
 	if err := f.Parse(args); err != nil {
@@ -423,7 +423,29 @@ func (p *produce) check() error {
 		}
 	}
 	p.workload = p.of(p.partitions[0])
+	return p.checkPage()
+}
+
+// checkPage says what would be lost by --report: Markdown that the bench did not make, and, without --out, the results of an earlier run.
+func (p *produce) checkPage() error {
+	if p.page == "" {
+		return nil
+	}
+	if err := checkTables(p.page); err != nil {
+		return fmt.Errorf("--report: %w", err)
+	}
+	if st, err := os.Stat(p.results()); p.out == "" && err == nil && st.Mode().IsRegular() && st.Size() > 0 {
+		return fmt.Errorf("--report: %s is there: --out %s replaces it, or call the page something else", p.results(), p.results())
+	}
 	return nil
+}
+
+// results is where the result file goes: beside the page where nothing else is said; "" for nowhere.
+func (p *produce) results() string {
+	if p.out == "" && p.page != "" {
+		return beside(p.page, ".json")
+	}
+	return p.out
 }
 
 // takes says what of a workload a managed peer has no equivalent for.
@@ -611,10 +633,7 @@ func (p *produce) store(f File) (err error) {
 	if len(f.Runs) == 0 {
 		return nil
 	}
-	out := p.out
-	if out == "" && p.page != "" {
-		out = beside(p.page, ".json")
-	}
+	out := p.results()
 	if out != "" {
 		err = f.Write(out)
 	}

@@ -107,6 +107,8 @@ func (c *consume) measure(ctx context.Context) (code int, err error) {
 		return exitFailed, err
 	}
 	defer restore()
+	collector, collect := collectRarely()
+	defer collect()
 	for topic, w := range map[string]Workload{
 		backlogTopic: {Partitions: 1, Replication: -1, TopicConfig: map[string]string{}},
 		tailTopic:    {Partitions: c.parts, Replication: -1, TopicConfig: c.configs},
@@ -143,7 +145,7 @@ func (c *consume) measure(ctx context.Context) (code int, err error) {
 	if len(results) > 0 {
 		c.print(results)
 		if c.out != "" {
-			f := consumeFile{Command: commandLine(c.args), Machine: ReadMachine(info.DataDir), Target: info, Settings: settings, Phases: results, Partial: err != nil}
+			f := consumeFile{Command: commandLine(c.args), Machine: ReadMachine(info.DataDir), Target: info, Settings: settings, Collector: collector, Phases: results, Partial: err != nil}
 			f.Machine.Disk.Writes = c.writes
 			err = errors.Join(err, f.Write(c.out))
 		}
@@ -368,6 +370,8 @@ type consumeFile struct {
 	Settings map[string]string `json:"settings,omitempty"` // of the tail's topic, as the broker reports them
 	Phases   []consumeResult   `json:"phases"`             // in turns: alone, beside
 	Partial  bool              `json:"cutShort,omitempty"` // ended before all phases were made
+
+	Collector int `json:"generatorGOGC,omitempty"` // as Result's
 }
 
 // Write stores f as JSON, whole or not at all.

@@ -24,7 +24,7 @@ func parseCurve(args []string, stderr io.Writer) (*curve, error) {
 	c.loadFlags(f)
 	c.search.flags(f, 1000)
 	f.StringVar(&c.out, "out", "", "write points, and all runs with their raw histograms, to `FILE.json`")
-	f.StringVar(&c.page, "report", "", "write a page with charts to `FILE.html`, its tables to FILE.md, and without --out the results to FILE.json")
+	f.StringVar(&c.page, "report", "", "write a page with charts to `FILE.html`, its tables to FILE.md, and without --out the results to FILE.json, which is not there yet")
 	if err := f.Parse(args); err != nil {
 		return nil, err
 	}

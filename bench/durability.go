@@ -251,10 +251,22 @@ func (c matrixCell) cost() time.Duration {
 	if m, ok := c.row.Target.(*Managed); ok && m.Peer != nil {
 		t += runOverheadJVM
 	}
-	if c.w.Rate == 0 {
+	switch backlog := c.w.CatchUp.Backlog; {
+	case backlog > 0: // it is written, and nothing is read back
+		t += time.Duration(float64(backlog) / (1 << 30) * float64(backlogCost))
+	case c.w.Rate == 0:
 		t += c.w.length() / saturatedReread
 	}
 	return t
+}
+
+// cutCost guesses how long one cut takes, with the life before it: of between a quarter of Life and all of it.
+func (p PowerLoss) cutCost() time.Duration {
+	overhead := cutOverhead
+	if p.Peer != nil && p.Peer.Kind.Protocol == peer.Kafka {
+		overhead = cutOverheadJVM
+	}
+	return p.Life*5/8 + overhead
 }
 
 // ledgerRow is one row of the power-loss ledger to be.
@@ -302,15 +314,12 @@ func (d *durability) ledgerRows(simulate Simulator, fuse error) (rows []ledgerRo
 		p := PowerLoss{Binary: binary, Parent: d.dir, Overrides: d.overrides, Cuts: d.cuts, Life: d.life, Recovering: 0.25,
 			Partitions: 8, Producers: 2, Rate: 2000, Seed: d.seed, SyncTime: 200 * time.Microsecond}
 		for _, policy := range d.policies {
-			rows = append(rows, ledgerRow{policy, p, time.Duration(d.cuts) * (d.life*5/8 + cutOverhead)})
+			rows = append(rows, ledgerRow{policy, p, time.Duration(d.cuts) * p.cutCost()})
 		}
 		for _, spec := range d.managed {
-			of, overhead := p, cutOverhead
+			of := p
 			of.Peer, of.Ordered = &spec, true // a peer may rely on a synced file having its name
-			if spec.Kind.Protocol == peer.Kafka {
-				overhead = cutOverheadJVM
-			}
-			rows = append(rows, ledgerRow{spec.Label, of, time.Duration(d.cuts) * (d.life*5/8 + overhead)})
+			rows = append(rows, ledgerRow{spec.Label, of, time.Duration(d.cuts) * of.cutCost()})
 		}
 	}
 	return rows, nil

@@ -103,20 +103,26 @@ func limits() map[string]string {
 			}
 		}
 	}
-	_, group, _ := strings.Cut(readFile("/proc/self/cgroup"), "0::")
-	group, _, _ = strings.Cut(group, "\n")
 	for file, as := range map[string]string{"memory.max": "memory, control group", "cpu.max": "CPU, control group (µs of each µs)"} {
-		for at := filepath.Clean("/" + group); ; at = filepath.Dir(at) {
-			if v := readFile(filepath.Join("/sys/fs/cgroup", at, file)); v != "" && !strings.HasPrefix(v, "max") {
+		for _, dir := range ownGroups() {
+			if v := readFile(filepath.Join(dir, file)); v != "" && !strings.HasPrefix(v, "max") {
 				all[as] = v
-				break
-			}
-			if at == "/" {
 				break
 			}
 		}
 	}
 	return all
+}
+
+// ownGroups are the directories of this process's control group, of version 2, and of those above it.
+func ownGroups() (dirs []string) {
+	_, group, _ := strings.Cut(readFile("/proc/self/cgroup"), "0::")
+	group, _, _ = strings.Cut(group, "\n")
+	for at := filepath.Clean("/" + group); ; at = filepath.Dir(at) {
+		if dirs = append(dirs, filepath.Join("/sys/fs/cgroup", at)); at == "/" {
+			return dirs
+		}
+	}
 }
 
 // writeBack is when the kernel writes back what is in the page cache only; of a ratio and its bytes one is 0.

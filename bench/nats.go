@@ -33,8 +33,14 @@ type NATS struct {
 	topics map[string]int // partitions
 }
 
-// natsNotes are what holds of every run against JetStream.
-var natsNotes = []string{"JetStream: a stream for each partition; each record is a message, stored and acknowledged by itself; no message ids (nothing is sent twice)"}
+// notes are what holds of every run against it.
+func (n *NATS) notes() []string {
+	ids := "no message ids (nothing is sent twice)"
+	if n.Again {
+		ids = "message ids (what is not acknowledged is sent again)"
+	}
+	return []string{"JetStream: a stream for each partition; each record is a message, stored and acknowledged by itself; " + ids}
+}
 
 // natsTakes says what of a workload JetStream has no equivalent for.
 func natsTakes(w Workload) error {
@@ -61,7 +67,7 @@ func (n *NATS) Start(ctx context.Context) (err error) {
 	if n.topics == nil { // else it starts again, on what it had
 		n.topics = map[string]int{}
 	}
-	n.info.Name, n.info.Address, n.info.Brokers, n.info.Notes = n.Name, n.Address, 1, natsNotes
+	n.info.Name, n.info.Address, n.info.Brokers, n.info.Notes = n.Name, n.Address, 1, n.notes()
 	n.info.ClientLib = "nats.go " + moduleVersion("github.com/nats-io/nats.go")
 	if n.conn, err = n.connect(); err != nil {
 		return err

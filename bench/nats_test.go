@@ -16,6 +16,7 @@ import (
 	"github.com/millrace/millrace/bench/natsfake"
 	"github.com/millrace/millrace/bench/peer"
 	"github.com/millrace/millrace/ring/ringtest"
+	"github.com/nats-io/nats.go"
 )
 
 // fakeJetStream is a NATS target whose server is s, and whose monitoring says varz.
@@ -290,6 +291,9 @@ func TestNATSSendsAgain(t *testing.T) {
 		return "", false
 	}}
 	n := fakeJetStream(t, s, varzAlways)
+	if note := n.Info().Notes[0]; !strings.Contains(note, "no message ids") {
+		t.Error(note)
+	}
 	c, ended := againClient(t, n, natsWorkload())
 	c.Send(0, numbered(8))
 	for <-arrived < 8 {
@@ -300,6 +304,9 @@ func TestNATSSendsAgain(t *testing.T) {
 	}
 	if err := errors.Join(n.Stop(), n.Start(t.Context())); err != nil { // it had been hung up on as well; it knows the topic still
 		t.Fatal(err)
+	}
+	if note := n.Info().Notes[0]; !strings.HasSuffix(note, "message ids (what is not acknowledged is sent again)") || strings.Contains(note, "no message ids") {
+		t.Error(note)
 	}
 	var read [][]byte
 	if err := n.ReadBack(t.Context(), "topic", func(_ int32, value []byte) { read = append(read, value) }); err != nil {
@@ -345,6 +352,30 @@ func TestNATSSendsAgainOnce(t *testing.T) {
 	c.Close()
 	if ended["late"] == nil || len(ended) != 4 {
 		t.Errorf("%v", ended)
+	}
+}
+
+// A client that had nothing open when the connection broke has another one after Drain: else it would send nothing in the next life.
+func TestNATSConnectsAgain(t *testing.T) {
+	s := &natsfake.Server{}
+	c, ended := againClient(t, fakeJetStream(t, s, varzAlways), natsWorkload())
+	c.Send(0, numbered(3))
+	if err := c.Drain(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	first := c.(*natsAgain).client
+	closed := first.conn.StatusChanged(nats.CLOSED)
+	s.Hangup()
+	<-closed
+	if err := c.Drain(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if again := c.(*natsAgain).client; again == first || again.conn.IsClosed() {
+		t.Error("no connection after Drain")
+	}
+	c.Send(0, [][]byte{[]byte("later")})
+	if err := c.Drain(t.Context()); err != nil || len(ended) != 4 {
+		t.Errorf("%v, %v", ended, err)
 	}
 }
 
@@ -449,5 +480,19 @@ func TestPowerLossOfNATS(t *testing.T) {
 		if f.Lost > 2*2*int64(forgets) || (f.Lost == 0) != (forgets == 0) || f.Duplicated+f.Reordered+f.Corrupt+f.Holes != 0 || f.Read == 0 {
 			t.Errorf("%d forgotten of each stream at each cut: %+v", forgets, f)
 		}
+	}
+}
+
+// A life in which nothing was acknowledged is no cut that took nothing.
+func TestPowerLossWithoutLoad(t *testing.T) {
+	ringtest.NeedFUSE(t, forgetfs.Available())
+	p := &cutPeer{natsPeer: natsPeer{monitor: monitor(t, varzAlways)}, address: "127.0.0.1:0"}
+	p.server.Publish = func(string, int, []byte) (string, bool) {
+		return `{"error":{"code":503,"err_code":10077,"description":"input/output error"}}`, false
+	}
+	kind := peer.Kind{Name: "nats", Protocol: peer.NATS, New: func(peer.Options) peer.Peer { return p }}
+	row := PowerLoss{Peer: &peer.Spec{Label: "nats", Kind: kind}, Parent: t.TempDir(), Cuts: 2, Life: 40 * time.Millisecond, Partitions: 1, Producers: 1, Rate: 2000, Seed: 1}.Run(t.Context(), "nats")
+	if row.Cuts != 1 || len(row.EachCut) != 1 || row.Acknowledged != 0 || row.OK() || !strings.Contains(row.Error, "nothing was acknowledged") {
+		t.Errorf("%+v", row)
 	}
 }

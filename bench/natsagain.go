@@ -15,7 +15,7 @@ import (
 // natsAgain is a Client that outlives the server: what is not acknowledged it sends again, in the order of Send. Each message has an
 // id, so that the server acknowledges but does not store what it has already, within the stream's duplicates window.
 //
-// Drain sends again, once: what is refused then is given up. The workload is to allow as much in flight as there will be: else Send
+// Drain makes a connection where the last one broke, and sends again, once: what is refused then is given up. The workload is to allow as much in flight as there will be: else Send
 // waits for a server that is gone.
 type natsAgain struct {
 	server *NATS
@@ -96,7 +96,7 @@ func (a *natsAgain) left() (all []*nats.Msg, why error) {
 func (a *natsAgain) Drain(ctx context.Context) error {
 	_ = a.drainUnlessClosed(ctx) // what it leaves open is sent again
 	again, _ := a.left()
-	if len(again) == 0 || ctx.Err() != nil {
+	if len(again) == 0 && !a.client.conn.IsClosed() || ctx.Err() != nil {
 		return ctx.Err()
 	}
 	a.client.Close()

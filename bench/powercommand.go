@@ -207,13 +207,13 @@ func (p *powerCommand) rows(ctx context.Context, grounds []PowerGround, file *Po
 	var rows []ledgerRow
 	for _, policy := range p.policies {
 		for _, g := range grounds {
-			rows = append(rows, p.timed(policy, g, cutOverhead))
+			rows = append(rows, p.timed(policy, g))
 		}
 	}
 	for _, spec := range p.managed {
 		of := p.PowerLoss
 		of.Peer, of.Command = &spec, ""
-		rows = append(rows, p.timed(spec.Label, of, cutOverheadJVM))
+		rows = append(rows, p.timed(spec.Label, of))
 	}
 	var all time.Duration
 	for _, r := range rows {
@@ -234,12 +234,12 @@ func (p *powerCommand) rows(ctx context.Context, grounds []PowerGround, file *Po
 }
 
 // timed is a row with what it may take. On FUSE each cut is told of.
-func (p *powerCommand) timed(name string, g PowerGround, overhead time.Duration) ledgerRow {
+func (p *powerCommand) timed(name string, g PowerGround) ledgerRow {
 	of, fuse := g.(PowerLoss)
 	if !fuse {
 		return ledgerRow{name, g, time.Duration(p.Cuts) * simCutTime}
 	}
-	cut := p.Life*5/8 + overhead
+	cut := of.cutCost()
 	of.Each = func() { p.bar.passed(cut) }
 	return ledgerRow{name, of, time.Duration(p.Cuts) * cut}
 }

@@ -19,6 +19,7 @@ type PowerLedger struct {
 	acked [][]int64       // by row, sequence: ns from start, 0 not acknowledged, gone: counted as lost
 	acks  int64           // how many, ever
 	known map[string]bool // findings that were counted after an earlier cut
+	holes map[int32]int64 // by partition: the offsets at which nothing was, at the last comparison
 }
 
 // gone marks a record that an earlier comparison has counted as lost.
@@ -29,7 +30,7 @@ const gone = -1
 func NewPowerLedger(run uint32, producers, partitions int, now func() time.Time) *PowerLedger {
 	return &PowerLedger{
 		run: run, producers: producers, partitions: partitions, now: now, start: now(),
-		acked: make([][]int64, producers*partitions), known: map[string]bool{},
+		acked: make([][]int64, producers*partitions), known: map[string]bool{}, holes: map[int32]int64{},
 	}
 }
 
@@ -189,9 +190,12 @@ func (c *PowerComparison) Finish(ends map[int32]int64, cut time.Time) Findings {
 		c.found.LossWindow = max(0, float64(at-oldest)/1e6)
 	}
 	for partition, end := range ends {
-		if hole := end - c.counts[partition]; hole > 0 && c.once("partition %d: %d records read below offset %d", partition, c.counts[partition], end) {
-			c.found.Holes += hole
+		hole := max(0, end-c.counts[partition])
+		if grown := hole - l.holes[partition]; grown > 0 { // one that stays was counted after an earlier cut
+			c.found.Holes += grown
+			c.found.example("partition %d: %d records read below offset %d", partition, c.counts[partition], end)
 		}
+		l.holes[partition] = hole
 	}
 	return c.found
 }

@@ -55,6 +55,23 @@ func TestPowerLedgerFindsEverything(t *testing.T) {
 	}
 }
 
+// A hole that stays is counted once, however the log grows behind it; what is added to it is counted.
+func TestPowerLedgerCountsAHoleOnce(t *testing.T) {
+	l := NewPowerLedger(7, 1, 1, time.Now)
+	for i, cut := range []struct {
+		read      uint64
+		end, want int64
+	}{{4, 6, 2}, {10, 12, 0}, {19, 24, 3}, {25, 30, 0}, {30, 30, 0}, {39, 40, 1}} {
+		c := l.Compare()
+		for sequence := range cut.read {
+			c.Visit(0, powerValue(0, 0, sequence))
+		}
+		if found := c.Finish(map[int32]int64{0: cut.end}, time.Now()); found.Holes != cut.want || len(found.Examples) != int(min(1, cut.want)) {
+			t.Errorf("reading %d, %d below %d: %+v", i, cut.read, cut.end, found)
+		}
+	}
+}
+
 func TestPowerRowKeepsItsPromise(t *testing.T) {
 	lost := Findings{Lost: 1, Examples: []string{"partition 0: an example"}}
 	for _, c := range []struct {

@@ -215,7 +215,7 @@ func (r *powerRun) cut(ctx context.Context) error {
 			return err
 		}
 	}
-	life := r.Life/4 + time.Duration(r.random.Int64N(int64(r.Life-r.Life/4)))
+	life, before := r.Life/4+time.Duration(r.random.Int64N(int64(r.Life-r.Life/4))), r.ledger.Acknowledged()
 	loading, stop := context.WithCancel(ctx)
 	var wait sync.WaitGroup
 	for _, p := range r.producers {
@@ -230,6 +230,7 @@ func (r *powerRun) cut(ctx context.Context) error {
 	// so nothing that is acknowledged from now on may have needed it.
 	r.disk.Cut()
 	at := time.Now()
+	idle := r.ledger.Acknowledged() == before
 	killed := r.target.Kill()
 	stop()
 	wait.Wait()
@@ -263,6 +264,9 @@ func (r *powerRun) cut(ctx context.Context) error {
 		}
 		r.Say("%s cut %d/%d after %.2f s: %s; ready in %.2f s; %d read, %d lost, %d duplicated, %d reordered, window %.1f ms", r.row.Policy, r.row.Cuts, r.Cuts,
 			c.After, loss, c.Ready, c.Findings.Read, c.Findings.Lost, c.Findings.Duplicated, c.Findings.Reordered, c.Findings.LossWindow)
+	}
+	if idle { // nothing was at stake: such a cut must not stand among those that took nothing
+		err = errors.Join(err, fmt.Errorf("nothing was acknowledged in %.2f s of load before the cut (--seconds)", c.After))
 	}
 	return err
 }

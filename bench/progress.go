@@ -6,16 +6,19 @@ import (
 	"math"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
 // progress shows what is running and how long all will take. On a terminal that is a bar in the last line, which changes; elsewhere a
-// line for each thing that begins. One goroutine uses it.
+// line for each thing that begins. Any goroutine may use it. A nil one shows nothing.
 type progress struct {
-	out     io.Writer
-	tty     bool
+	out io.Writer
+	tty bool
+
+	mu      sync.Mutex // of all below, and held while out is written to
 	clock   clock
 	atLeast bool   // what is to come is not all known
 	doing   string // what is running
@@ -29,9 +32,12 @@ func newProgress(out io.Writer) *progress {
 
 // expect says how long what is to come will take, as far as can be guessed. atLeast: more may follow.
 func (p *progress) expect(left time.Duration, atLeast bool) {
-	if p != nil {
-		p.clock.total, p.atLeast = p.clock.done+left, atLeast
+	if p == nil {
+		return
 	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.clock.total, p.atLeast = p.clock.done+left, atLeast
 }
 
 // begin says what runs from now on.
@@ -39,6 +45,8 @@ func (p *progress) begin(format string, args ...any) {
 	if p == nil {
 		return
 	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	p.doing, p.phase, p.each = fmt.Sprintf(format, args...), "", ""
 	if p.tty {
 		p.draw()
@@ -49,20 +57,31 @@ func (p *progress) begin(format string, args ...any) {
 
 // passed says that what was guessed to take that long is over.
 func (p *progress) passed(cost time.Duration) {
-	if p != nil {
-		p.clock.passed(cost, time.Now())
+	if p == nil {
+		return
 	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.clock.passed(cost, time.Now())
 }
 
 // skip says that what was expected to take that long is not done.
 func (p *progress) skip(cost time.Duration) {
-	if p != nil {
-		p.clock.total -= cost
+	if p == nil {
+		return
 	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.clock.total -= cost
 }
 
 // say writes a line that stays, above the bar.
 func (p *progress) say(format string, args ...any) {
+	if p == nil {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	p.clear()
 	fmt.Fprintf(p.out, format+"\n", args...)
 	p.draw()
@@ -70,6 +89,11 @@ func (p *progress) say(format string, args ...any) {
 
 // step shows a phase of what runs; without a terminal as a line where lines is set.
 func (p *progress) step(phase string, lines bool) {
+	if p == nil {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	p.phase, p.each = phase, ""
 	if p.tty {
 		p.draw()
@@ -80,6 +104,11 @@ func (p *progress) step(phase string, lines bool) {
 
 // second shows the last second of a run.
 func (p *progress) second(in Interval) {
+	if p == nil {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	acked := float64(in.Acked)
 	p.each = fmt.Sprintf("%s records/s, p50 %s, max %s", number(&acked), micros(in.P50), micros(&in.Max))
 	if in.Warmup {
@@ -88,6 +117,7 @@ func (p *progress) second(in Interval) {
 	p.draw()
 }
 
+// clear empties the bar's line. Called with mu held.
 func (p *progress) clear() {
 	if p.tty {
 		fmt.Fprint(p.out, "\r\x1b[K")
@@ -96,13 +126,16 @@ func (p *progress) clear() {
 
 // end takes the bar away, until something begins.
 func (p *progress) end() {
-	if p != nil {
-		p.clear()
-		p.doing = ""
+	if p == nil {
+		return
 	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.clear()
+	p.doing = ""
 }
 
-// left is the time left, in words.
+// left is the time left, in words. Called with mu held.
 func (p *progress) left() string {
 	left := roughly(p.clock.left(time.Now()))
 	if p.atLeast {
@@ -113,7 +146,7 @@ func (p *progress) left() string {
 
 const barWidth = 20
 
-// draw writes the bar over what is in its line.
+// draw writes the bar over what is in its line. Called with mu held.
 func (p *progress) draw() {
 	if !p.tty || p.doing == "" {
 		return
@@ -205,9 +238,6 @@ func (s Search) steps(low, high int64) (n int, more bool) {
 
 // expect tells how long the open curves take at least; the rest of the time is a bound.
 func (s Search) expect(p *progress, curves []Curve, rows []Row, w Workload, runs int, left time.Duration) {
-	if p == nil {
-		return
-	}
 	sum, more := time.Duration(0), false
 	for i, c := range curves {
 		if c.Ended == "" {

@@ -3,6 +3,7 @@ package bench
 import (
 	"bytes"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -65,6 +66,46 @@ func TestProgressElsewhere(t *testing.T) {
 	p.end()
 	if got := out.String(); got != "row os; 10 min left\nreading back\n" {
 		t.Errorf("%q", got)
+	}
+}
+
+// A phase may come from another goroutine than the seconds: that of a run with a backlog does. A nil bar shows nothing.
+func TestProgressOfSeveralGoroutines(t *testing.T) {
+	var out bytes.Buffer
+	p := newProgress(&out)
+	p.tty = true
+	p.begin("row os")
+	var all sync.WaitGroup
+	for _, p := range []*progress{p, nil} {
+		for range 2 {
+			all.Go(func() {
+				for range 50 {
+					p.begin("row os")
+					p.expect(time.Minute, false)
+					p.step("draining", true)
+					p.second(Interval{Acked: 1})
+					p.passed(time.Second)
+					p.skip(time.Second)
+					p.say("a line")
+				}
+				p.end()
+			})
+		}
+	}
+	all.Wait()
+	lines := 0
+	for _, part := range strings.Split(out.String(), "\r\x1b[K") {
+		if strings.HasSuffix(part, "\n") {
+			lines++
+			if part != "a line\n" {
+				t.Fatalf("%q", part)
+			}
+		} else if part != "" && !strings.HasPrefix(part, "[") {
+			t.Fatalf("%q", part)
+		}
+	}
+	if lines != 2*50 {
+		t.Errorf("%d lines", lines)
 	}
 }
 

@@ -148,7 +148,7 @@ func reportAll(files []resultFile) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// writePage stores files as a page, and beside it as Markdown, each whole or not at all.
+// writePage stores files as a page, and beside it as Markdown, each whole or not at all. It replaces what is there: see checkTables.
 func writePage(path string, files []resultFile) error {
 	b, err := reportAll(files)
 	if err != nil {
@@ -158,14 +158,16 @@ func writePage(path string, files []resultFile) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(replace(path, b), writeTables(beside(path, ".md"), text))
+	return errors.Join(replace(path, b), replace(beside(path, ".md"), []byte(madeBy+text)))
 }
 
 // madeBy begins the Markdown beside a page.
 const madeBy = "<!-- made by millrace bench -->\n"
 
-// writeTables writes the Markdown beside a page. A file of that name that is not such a one stays.
-func writeTables(path, text string) error {
+// checkTables fails where the Markdown beside a page would take the place of a file that is not such a one. Whoever names a page asks before
+// anything is measured.
+func checkTables(page string) error {
+	path := beside(page, ".md")
 	before, err := os.ReadFile(path)
 	switch {
 	case err != nil && !errors.Is(err, os.ErrNotExist):
@@ -173,7 +175,7 @@ func writeTables(path, text string) error {
 	case len(before) > 0 && !strings.HasPrefix(string(before), madeBy):
 		return fmt.Errorf("%s is there, and was not made by millrace bench: it is left as it is; call the page something else", path)
 	}
-	return replace(path, []byte(madeBy+text))
+	return nil
 }
 
 // beside is what a page's companion with another extension is called. Of a page that is a device, as /dev/stdout is, there is none.

@@ -253,6 +253,42 @@ func TestProduceReportCutShort(t *testing.T) {
 	}
 }
 
+// --report is refused before anything is measured where it would take the place of something: of Markdown that the bench did not make, and,
+// where --out does not name them, of results.
+func TestProduceReportReplacesNothing(t *testing.T) {
+	dir := t.TempDir()
+	put := func(name, content string) {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put("README.md", "# Mine\n")
+	put("tables.md", madeBy+"| row |\n")
+	put("old.json", "{}")
+	put("old.html", "<!DOCTYPE html>")
+	put("named.json", "{}")
+	put("empty.json", "")
+	for args, want := range map[string]string{
+		"--report DIR/README.html":                        "README.md",
+		"--report DIR/tables.html":                        "",
+		"--report DIR/old.html":                           "--out " + filepath.Join(dir, "old.json"),
+		"--report DIR/named.html --out DIR/named.json":    "",
+		"--report DIR/empty.html":                         "",
+		"--report DIR/old.html --out DIR/other.json":      "",
+		"--report " + os.DevNull:                          "",
+		"--report DIR/README.html --out DIR/results.json": "README.md",
+	} {
+		given := strings.Fields(strings.ReplaceAll(args, "DIR", dir))
+		_, produce := parseProduce(given, io.Discard)
+		_, curve := parseCurve(given, io.Discard)
+		for _, err := range []error{produce, curve} {
+			if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+				t.Errorf("%s: %v, want %q", args, err, want)
+			}
+		}
+	}
+}
+
 func TestStageTimesPlus(t *testing.T) {
 	a := StageTimes{Name: "log", Count: 3, Sum: 30, Buckets: [][2]uint64{{8, 1}, {16, 2}}}
 	b := StageTimes{Name: "log", Count: 2, Sum: 50, Buckets: [][2]uint64{{16, 1}, {64, 1}}}

@@ -65,6 +65,9 @@ belongs the powerloss.json of the same run.`)
 // run writes what was asked for.
 func (c reportCommand) run(files []resultFile, stdout io.Writer) error {
 	if c.update == "" && !c.markdown {
+		if err := checkTables(c.out); err != nil {
+			return err
+		}
 		if err := writePage(c.out, files); err != nil {
 			return err
 		}

@@ -365,6 +365,9 @@ func powerText(rows []*PowerRow) string {
 	if foreign {
 		where += " A peer's disk keeps the name of a synced file, as ext4 does; ours keeps only names whose directory was synced."
 	}
+	if slices.ContainsFunc(rows, func(r *PowerRow) bool { return r.Foreign && !r.Promises }) {
+		where += " Of a peer that does not flush before it acknowledges, what there was when the load began, its new topic too, was made durable first: it loses what a new topic loses besides."
+	}
 	return where + " Lost: acknowledged, and not there afterwards. The loss window runs from the oldest lost record's acknowledgement to the cut; what is not flushed before it is acknowledged can be lost from as far back as the load went on, so a longer load has a longer window."
 }
 

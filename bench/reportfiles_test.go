@@ -112,7 +112,7 @@ func TestReportMarkdown(t *testing.T) {
 	if code := Main([]string{"report", power, oldFile, "--markdown"}, nil, &out, &out); code != exitOK {
 		t.Fatalf("exit code %d: %s", code, &out)
 	}
-	for _, want := range []string{"| journal | **0 of 5,000** | none | yes |", "| os | **300 of 4,000** | 750 ms | no |", `kafka\|x`, "mount: <no>", "Medians of", "Repeat with:\n\n    millrace bench powerloss\n"} {
+	for _, want := range []string{"| journal | **0 of 5,000** | none | yes |", "| os | **300 of 4,000** | 750 ms | no |", "was made durable first", `kafka\|x`, "mount: <no>", "Medians of", "Repeat with:\n\n    millrace bench powerloss\n"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("no %q in\n%s", want, &out)
 		}

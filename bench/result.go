@@ -47,6 +47,10 @@ type Result struct {
 	Backlog  *Backlog     `json:"backlog,omitempty"`
 	CatchUp  *CatchUp     `json:"catchUp,omitempty"` // of bench catchup: nothing was acknowledged
 
+	// Collector is when the generator's garbage is collected: percent, as GOGC; -1: never; 0: not recorded, as by older versions, which
+	// had Go's own 100 where GOGC was not set. Of bench catchup: there is no such generator.
+	Collector int `json:"generatorGOGC,omitempty"`
+
 	Use    Use          `json:"use"`
 	Trace  *Trace       `json:"trace,omitempty"` // of a Millrace that the harness started
 	Verify Verification `json:"verification"`
@@ -128,11 +132,16 @@ func (r *Result) judge() {
 	if p := r.Lag.P99; p != nil && r.Latency.P99 != nil && *p > *r.Latency.P99/2 {
 		r.note("the generator itself was late (p99 %s): much of the latency is the client's", micros(p))
 	}
-	if r.disturbedByOthers() {
-		r.note("other programs, or the kernel for all, used more than %.1f CPUs meanwhile", OthersMax)
-	}
+	r.judgeOthers()
 	if s := r.Seconds; s > 0 && r.Use.ClientCPU/s > 0.9*float64(clientCPUs()) {
 		r.note("the generator used %.2f CPUs: the client may be what is measured", r.Use.ClientCPU/s)
+	}
+}
+
+// judgeOthers notes what other programs did meanwhile.
+func (r *Result) judgeOthers() {
+	if r.disturbedByOthers() {
+		r.note("other programs, or the kernel for all, used more than %.1f CPUs meanwhile", OthersMax)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"runtime/metrics"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -114,7 +115,9 @@ func Run(ctx context.Context, t Target, w Workload, o Options) (*Result, error) 
 		if err != nil {
 			return nil, err
 		}
-		res.Touched = touched
+		if res.Touched = touched; touched.Bytes < o.Touch {
+			res.note("less memory was touched before the run than the %d MiB that were asked for: no more was free", o.Touch>>20)
+		}
 	}
 	topics := w.Streams.topicNames(res.Topic)
 	res.Topic = topics[0]
@@ -162,7 +165,11 @@ func Run(ctx context.Context, t Target, w Workload, o Options) (*Result, error) 
 	// The pacer's thread sleeps in the kernel and senders may block, and so does a lean client's loop: none
 	// may take a processor from the client's own goroutines.
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(runtime.NumCPU() + 4 + leanLoops(t, w)))
-	defer collectRarely()()
+	collector, restore := collectRarely()
+	defer restore()
+	if res.Collector = collector; os.Getenv("GOGC") != "" {
+		res.note("the generator's collector ran at GOGC=%s, as was set, and not at %d", os.Getenv("GOGC"), generatorGC)
+	}
 	if err := r.connect(t); err != nil {
 		return nil, err
 	}
@@ -196,15 +203,18 @@ const (
 )
 
 // collectRarely has Go's collector run a tenth as often until the returned function is called. The generator's heap is small, so it would be
-// collected three times a second, each time in the way of records for a millisecond or more. Whoever sets GOGC is obeyed.
-func collectRarely() (restore func()) {
+// collected three times a second, each time in the way of records for a millisecond or more. Whoever sets GOGC is obeyed. percent is what
+// holds: see Result.Collector.
+func collectRarely() (percent int, restore func()) {
 	if os.Getenv("GOGC") != "" {
-		return func() {}
+		s := []metrics.Sample{{Name: "/gc/gogc:percent"}}
+		metrics.Read(s)
+		return int(s[0].Value.Uint64()), func() {} // off is all ones
 	}
-	percent, limit := debug.SetGCPercent(generatorGC), debug.SetMemoryLimit(-1)
+	before, limit := debug.SetGCPercent(generatorGC), debug.SetMemoryLimit(-1)
 	debug.SetMemoryLimit(min(limit, generatorBytes))
-	return func() {
-		debug.SetGCPercent(percent)
+	return generatorGC, func() {
+		debug.SetGCPercent(before)
 		debug.SetMemoryLimit(limit)
 	}
 }

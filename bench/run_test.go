@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"net/http/httptest"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -377,6 +378,25 @@ func TestRunIsNotLongerForASlowTrace(t *testing.T) {
 	// With the answer in it it would be longer by all of hold; the first question may be late, too.
 	if longest := asked[1].Sub(asked[0]) + hold; r.Trace == nil || r.Seconds >= longest.Seconds() {
 		t.Errorf("trace %v; %v s measured, want less than %v", r.Trace, r.Seconds, longest)
+	}
+}
+
+// How often the generator's garbage is collected is in the result; whoever sets it is obeyed, and it is noted.
+func TestRunRecordsTheCollector(t *testing.T) {
+	t.Setenv("GOGC", "")
+	w := short1s()
+	w.Warmup, w.Duration = 0, 10*time.Millisecond
+	const note = "the generator's collector ran at GOGC="
+	if r := mustRun(t, &memory{}, w); r.Collector != generatorGC || slices.ContainsFunc(r.Notes, func(n string) bool { return strings.HasPrefix(n, note) }) {
+		t.Errorf("%d, %q", r.Collector, r.Notes)
+	}
+	defer debug.SetGCPercent(debug.SetGCPercent(100))
+	for set, percent := range map[string]int{"77": 77, "off": -1} {
+		t.Setenv("GOGC", set)
+		debug.SetGCPercent(percent) // as the runtime does when it starts
+		if r := mustRun(t, &memory{}, w); r.Collector != percent || !slices.ContainsFunc(r.Notes, func(n string) bool { return strings.HasPrefix(n, note+set) }) {
+			t.Errorf("%s: %d, %q", set, r.Collector, r.Notes)
+		}
 	}
 }
 

@@ -3,6 +3,8 @@ package bench
 import (
 	"context"
 	"fmt"
+	"math"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -21,11 +23,14 @@ const (
 // into it does, and a broker that fills the page cache pays it for each byte. Who pays depends on who ran before. Memory that was just
 // given back is what the kernel hands out next.
 type Touched struct {
-	Bytes   int64   `json:"bytes"`
+	Bytes   int64   `json:"bytes"` // 0: too little was free
 	Seconds float64 `json:"seconds"`
 }
 
 func (t Touched) String() string {
+	if t.Bytes == 0 {
+		return "none: too little was free"
+	}
 	return fmt.Sprintf("%d MiB in %.1f s, %.1f µs a page of 4 KiB", t.Bytes>>20, t.Seconds, t.micros())
 }
 
@@ -34,26 +39,37 @@ const touchUsage = "`MiB` of free memory to write to and give back before each r
 // touchedText is what runs touched, or "" where none did.
 func touchedText(runs []*Result) string {
 	var mib, micros []float64
+	asked := false
 	for _, r := range runs {
-		if t := r.Touched; t != nil {
+		asked = asked || r.Touched != nil
+		if t := r.Touched; t != nil && t.Bytes > 0 {
 			mib = append(mib, float64(t.Bytes>>20))
 			micros = append(micros, t.micros())
 		}
 	}
-	if len(mib) == 0 {
+	switch {
+	case !asked:
 		return ""
+	case len(mib) == 0:
+		return "free memory was to be written to and given back before each run, and was before none: too little was free"
+	}
+	before := "each run"
+	if len(mib) < len(runs) {
+		before = fmt.Sprintf("%d of %d runs", len(mib), len(runs))
 	}
 	least, most := slices.Min(mib), slices.Max(mib)
-	return fmt.Sprintf("free memory was written to and given back before each run, %s to %s MiB, which took %.1f to %.1f µs a page of 4 KiB", number(&least), number(&most), slices.Min(micros), slices.Max(micros))
+	return fmt.Sprintf("free memory was written to and given back before %s, %s to %s MiB, which took %.1f to %.1f µs a page of 4 KiB", before, number(&least), number(&most), slices.Min(micros), slices.Max(micros))
 }
 
+// micros is the time a page; there is one at least.
 func (t Touched) micros() float64 { return t.Seconds * 1e6 / float64(t.Bytes>>12) }
 
-// touchMemory touches n bytes, or what is free but for touchSpare, and tells how long that took. It is nil where there is nothing to touch.
+// touchMemory touches n bytes, or what is free but for touchSpare, in whole pages, and tells how long that took. Free is what this
+// process's control group may still have, too.
 func touchMemory(ctx context.Context, n int64) (*Touched, error) {
-	n = min(n, freeMemory(readFile("/proc/meminfo"))-touchSpare) &^ (touchPiece - 1)
+	n = min(n, min(freeMemory(readFile("/proc/meminfo")), groupRoom(ownGroups()))-touchSpare) &^ (4<<10 - 1)
 	if n <= 0 {
-		return nil, nil
+		return &Touched{}, nil
 	}
 	start := time.Now()
 	b, err := unix.Mmap(-1, 0, int(n), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE|unix.MAP_NORESERVE)
@@ -65,11 +81,26 @@ func touchMemory(ctx context.Context, n int64) (*Touched, error) {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		if err := unix.Madvise(b[at:at+touchPiece], unix.MADV_POPULATE_WRITE); err != nil {
+		if err := unix.Madvise(b[at:min(at+touchPiece, len(b))], unix.MADV_POPULATE_WRITE); err != nil {
 			return nil, fmt.Errorf("touch %d bytes of memory (MADV_POPULATE_WRITE, Linux 5.14 or later): %w", n, err)
 		}
 	}
 	return &Touched{Bytes: n, Seconds: time.Since(start).Seconds()}, nil
+}
+
+// groupRoom is how many bytes the control groups in these directories may still use: the least of them; MaxInt64 where none has a limit.
+// What the page cache has of theirs counts as used.
+func groupRoom(dirs []string) int64 {
+	room := int64(math.MaxInt64)
+	for _, dir := range dirs {
+		most, err := strconv.ParseInt(readFile(filepath.Join(dir, "memory.max")), 10, 64)
+		if err != nil { // "max", or a root, which has none
+			continue
+		}
+		used, _ := strconv.ParseInt(readFile(filepath.Join(dir, "memory.current")), 10, 64)
+		room = min(room, most-used)
+	}
+	return room
 }
 
 // freeMemory is MemFree of /proc/meminfo in bytes, or 0: memory that holds nothing, not even the page cache.

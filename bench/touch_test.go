@@ -3,25 +3,72 @@ package bench
 import (
 	"context"
 	"errors"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestTouchMemory(t *testing.T) {
-	got, err := touchMemory(t.Context(), 2*touchPiece+1)
+	const asked = touchPiece + touchPiece/2 // the last piece is not whole
+	got, err := touchMemory(t.Context(), asked+1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if freeMemory(readFile("/proc/meminfo")) > 2*(touchSpare+2*touchPiece) && (got == nil || got.Bytes != 2*touchPiece || got.Seconds <= 0) {
-		t.Errorf("touched %+v, not %d bytes", got, 2*touchPiece)
+	if min(freeMemory(readFile("/proc/meminfo")), groupRoom(ownGroups())) > 2*(touchSpare+asked) && (got.Bytes != asked || got.Seconds <= 0) {
+		t.Errorf("touched %+v, not %d bytes", got, asked)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if got, err := touchMemory(ctx, 2*touchPiece); got != nil || err != nil && !errors.Is(err, context.Canceled) {
+	if got, err := touchMemory(ctx, asked); err == nil && got.Bytes > 0 || err != nil && !errors.Is(err, context.Canceled) {
 		t.Errorf("after an interrupt: %+v, %v", got, err)
 	}
-	if got, err := touchMemory(t.Context(), 0); got != nil || err != nil {
+	if got, err := touchMemory(t.Context(), 0); err != nil || *got != (Touched{}) {
 		t.Errorf("nothing to touch: %+v, %v", got, err)
+	}
+}
+
+func TestGroupRoom(t *testing.T) {
+	group := func(most, used string) string {
+		dir := t.TempDir()
+		for name, content := range map[string]string{"memory.max": most, "memory.current": used} {
+			if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return dir
+	}
+	for _, c := range []struct {
+		dirs []string
+		want int64
+	}{
+		{nil, math.MaxInt64},
+		{[]string{t.TempDir(), group("max\n", "5\n")}, math.MaxInt64},
+		{[]string{group("max\n", "5\n"), group("1000\n", "300\n"), group("900\n", "100\n")}, 700},
+		{[]string{group("100\n", "300\n")}, -200},
+	} {
+		if got := groupRoom(c.dirs); got != c.want {
+			t.Errorf("%v: %d, not %d", c.dirs, got, c.want)
+		}
+	}
+	if dirs := ownGroups(); dirs[len(dirs)-1] != "/sys/fs/cgroup" {
+		t.Errorf("%q", dirs)
+	}
+}
+
+// A run that could touch nothing, or less than was asked, says so.
+func TestRunTouchesLess(t *testing.T) {
+	w := short1s()
+	w.Warmup, w.Duration = 0, 10*time.Millisecond
+	r, err := Run(t.Context(), &memory{}, w, Options{Touch: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.Touched == nil || r.Touched.Bytes != 0 || !slices.ContainsFunc(r.Notes, func(n string) bool { return strings.HasPrefix(n, "less memory was touched") }) {
+		t.Errorf("%+v, %q", r.Touched, r.Notes)
 	}
 }
 
@@ -45,11 +92,19 @@ func TestTouchedIsTold(t *testing.T) {
 	if s := (Touched{Bytes: 4 << 30, Seconds: 5}).String(); s != "4096 MiB in 5.0 s, 4.8 µs a page of 4 KiB" {
 		t.Error(s)
 	}
-	text := touchedText([]*Result{{}, {Touched: &Touched{Bytes: 4 << 30, Seconds: 5}}, {Touched: &Touched{Bytes: 2 << 30, Seconds: 1}}})
-	if !strings.Contains(text, "2,048 to 4,096 MiB") || !strings.Contains(text, "1.9 to 4.8 µs") {
+	if s := (Touched{}).String(); s != "none: too little was free" {
+		t.Error(s)
+	}
+	all := []*Result{{Touched: &Touched{Bytes: 4 << 30, Seconds: 5}}, {Touched: &Touched{Bytes: 2 << 30, Seconds: 1}}, {Touched: &Touched{}}, {}}
+	for n, want := range map[int]string{2: "before each run, 2,048 to 4,096 MiB, which took 1.9 to 4.8 µs", 3: "before 2 of 3 runs, 2,048", 4: "before 2 of 4 runs, 2,048"} {
+		if text := touchedText(all[:n]); !strings.Contains(text, want) {
+			t.Errorf("no %q in %q", want, text)
+		}
+	}
+	if text := touchedText(all[2:]); !strings.HasSuffix(text, "before none: too little was free") {
 		t.Error(text)
 	}
-	if text := touchedText([]*Result{{}}); text != "" {
+	if text := touchedText(all[3:]); text != "" {
 		t.Error(text)
 	}
 }

@@ -2,7 +2,9 @@ package bare
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
+	"errors"
 	"io"
 	"net"
 	"os"
@@ -18,7 +20,7 @@ import (
 func served(t *testing.T, bytes int64, stream bool) (Layout, net.Conn, []byte) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "batches")
-	l, err := WriteFile(path, bytes, [][]byte{[]byte("one"), []byte("two"), make([]byte, 1000)})
+	l, err := WriteFile(t.Context(), path, bytes, [][]byte{[]byte("one"), []byte("two"), make([]byte, 1000)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -61,6 +63,18 @@ func TestFileIsOfValidBatches(t *testing.T) {
 	}
 	if offset != l.End() {
 		t.Errorf("it ends at %d, not %d", offset, l.End())
+	}
+}
+
+func TestWriteFileIsInterrupted(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	path := filepath.Join(t.TempDir(), "batches")
+	if _, err := WriteFile(ctx, path, 1<<40, [][]byte{make([]byte, 1000)}); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	if st, err := os.Stat(path); err != nil || st.Size() > writeBytes {
+		t.Errorf("%v, %v", st, err)
 	}
 }
 

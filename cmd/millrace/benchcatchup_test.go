@@ -21,6 +21,9 @@ func TestBenchCatchup(t *testing.T) {
 	if code != 0 {
 		t.Fatalf("exit code %d\n%s%s", code, &stdout, &stderr)
 	}
+	if said := stderr.String(); !strings.Contains(said, "round 1 of 1; ") || strings.Contains(said, "sendfile, 1 partition, round 1 of 1; 0 s left") {
+		t.Errorf("the time left is not told:\n%s", said)
+	}
 	b, err := os.ReadFile(document)
 	if err != nil {
 		t.Fatal(err)
