@@ -209,7 +209,7 @@ func (m *measure) choose() (p Paths, told string) {
 		if copies = copies && slices.Min(m.took[0][size]) <= min(sendfile, splice)*11/10; copies {
 			p.CopyMax = int64(n)
 		}
-		if inline = inline && sendfile <= splice; inline {
+		if inline = inline && sendfile <= splice*11/10; inline { // a splice costs other threads too
 			p.InlineMax = int64(n)
 		}
 	}
