@@ -120,7 +120,6 @@ type rangeOp struct {
 	log  *Log
 	seg  *segment
 	from int64 // of seg, in bytes: what lies below has been started
-	next int64 // of seg, in bytes: once so much is written
 	busy bool
 }
 
@@ -135,7 +134,7 @@ func turnOf(topic string, partition int32) uint32 {
 // backAfter is where the write-back after the one up to to begins.
 func (l *Log) backAfter(to, piece int64) int64 { return to + piece - (to+l.turn(piece))%piece }
 
-// kickRange starts it for each writeBackBytes.
+// kickRange starts it once for each writeBackBytes, where the log's turn is.
 func (l *Log) kickRange(s *segment, to int64) {
 	r := &l.back
 	if r.busy || l.cfg.Policy == Write || l.cfg.Policy == File || l.fence != nil {
@@ -146,16 +145,16 @@ func (l *Log) kickRange(s *segment, to int64) {
 		piece = lazyBackBytes
 	}
 	to -= to % 4096
-	if r.seg != s || to < r.from {
-		r.seg, r.from, r.next = s, to, l.backAfter(to, piece)
+	if r.seg != s || to < r.from { // another segment, or it was cut; what is on disk already costs nothing
+		r.seg, r.from = s, 0
 	}
-	if to < r.next {
+	if to < l.backAfter(r.from, piece) {
 		return
 	}
 	s.lease()
 	r.busy = true
 	r.Op = ring.Op{Code: ring.SyncRange, FD: s.fd, Off: r.from, Len: to - r.from, Done: r}
-	r.from, r.next = to, l.backAfter(to, piece)
+	r.from = to
 	l.core.stats.Ranges++
 	l.core.io.Submit(&r.Op)
 }

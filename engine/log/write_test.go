@@ -17,6 +17,9 @@ func TestWriteBack(t *testing.T) {
 		for range 70 {
 			r.add(l, stamped(1, 60<<10))
 			r.idle(l)
+			if r.core.Stats().Ranges == 1 && l.back.Off != 0 {
+				t.Fatalf("%v: the first write-back of a segment begins at %d", policy, l.back.Off)
+			}
 		}
 		if got := r.core.Stats().Ranges; got < want || got > want+1 {
 			t.Errorf("%v: %d write-backs for %d bytes, want %d", policy, got, l.Size(), want)
