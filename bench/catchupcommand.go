@@ -1,14 +1,12 @@
 package bench
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -345,33 +343,23 @@ func fetchPaths(ctx context.Context, admin string) (map[string]int64, error) {
 	if admin == "" {
 		return nil, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, traceTimeout)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+admin+"/metrics", nil)
+	b, err := askAdmin(ctx, admin, "/metrics")
 	if err != nil {
 		return nil, err
 	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return nil, fmt.Errorf("admin listener %s: %w", admin, err)
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("admin listener %s: %s", admin, resp.Status)
-	}
 	paths := map[string]int64{}
-	lines := bufio.NewScanner(resp.Body)
-	for lines.Scan() {
-		rest, ok := strings.CutPrefix(lines.Text(), `millrace_fetch_path_bytes_total{path="`)
+	for line := range strings.Lines(string(b)) {
+		line = strings.TrimSpace(line)
+		rest, ok := strings.CutPrefix(line, `millrace_fetch_path_bytes_total{path="`)
 		path, value, whole := strings.Cut(rest, `"} `)
 		if !ok || !whole {
 			continue
 		}
 		n, err := strconv.ParseFloat(value, 64)
 		if err != nil {
-			return nil, fmt.Errorf("admin listener %s: %q: %w", admin, lines.Text(), err)
+			return nil, fmt.Errorf("admin listener %s: %q: %w", admin, line, err)
 		}
 		paths[path] = int64(n)
 	}
-	return paths, lines.Err()
+	return paths, nil
 }

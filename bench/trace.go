@@ -51,9 +51,22 @@ const traceTimeout = 5 * time.Second
 
 // FetchTrace asks the admin listener at host:port.
 func FetchTrace(ctx context.Context, admin string) (*Trace, error) {
+	b, err := askAdmin(ctx, admin, "/trace")
+	if err != nil {
+		return nil, err
+	}
+	t := new(Trace)
+	if err := json.Unmarshal(b, t); err != nil {
+		return nil, fmt.Errorf("admin listener %s: %w", admin, err)
+	}
+	return t, nil
+}
+
+// askAdmin is what the admin listener at host:port answers to a GET.
+func askAdmin(ctx context.Context, admin, path string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, traceTimeout)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+admin+"/trace", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+admin+path, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -65,11 +78,11 @@ func FetchTrace(ctx context.Context, admin string) (*Trace, error) {
 	if resp.StatusCode != http.StatusOK {
 		return nil, fmt.Errorf("admin listener %s: %s", admin, resp.Status)
 	}
-	t := new(Trace)
-	if err := json.NewDecoder(resp.Body).Decode(t); err != nil {
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
 		return nil, fmt.Errorf("admin listener %s: %w", admin, err)
 	}
-	return t, nil
+	return b, nil
 }
 
 // since is what was counted after an earlier look. The slowest requests are those of t.

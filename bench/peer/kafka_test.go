@@ -147,29 +147,7 @@ func TestKafkaSaysWhatWentWrong(t *testing.T) {
 		"mvn":    {"Maven could not fetch", "no such artifact"},
 	} {
 		t.Run(wrong, func(t *testing.T) {
-			for within := 3 * time.Second; ; within *= 4 { // on a busy machine that may be too short for it to say anything
-				k := newFake(t, wrong, Options{})
-				ctx, cancel := context.WithTimeout(t.Context(), within)
-				defer cancel()
-				err := k.Start(ctx)
-				if err == nil {
-					err = k.Ready(ctx)
-				}
-				k.Kill()
-				if err := k.Stop(); err != nil {
-					t.Error(err)
-				}
-				if left, _ := os.ReadDir(k.Parent); len(left) != 0 {
-					t.Errorf("left behind: %v", left)
-				}
-				missing := slices.DeleteFunc(slices.Clone(want), func(part string) bool { return err != nil && strings.Contains(err.Error(), part) })
-				if len(missing) == 0 {
-					return
-				}
-				if within > time.Minute {
-					t.Fatalf("no %q in: %v", missing, err)
-				}
-			}
+			saysWhatWentWrong(t, want, func() (Peer, string) { k := newFake(t, wrong, Options{}); return k, k.Parent })
 		})
 	}
 }
@@ -268,5 +246,34 @@ func TestParse(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
 	if _, err := Parse("iggy"); err == nil || !strings.Contains(err.Error(), "no iggy-server on the PATH") {
 		t.Error(err)
+	}
+}
+
+// saysWhatWentWrong starts peers that fail, and clears them away, until one has said all of want within the time it was given: on a busy machine that may
+// be too short for it to say anything.
+func saysWhatWentWrong(t *testing.T, want []string, made func() (p Peer, parent string)) {
+	t.Helper()
+	for within := 3 * time.Second; ; within *= 4 {
+		p, parent := made()
+		ctx, cancel := context.WithTimeout(t.Context(), within)
+		defer cancel()
+		err := p.Start(ctx)
+		if err == nil {
+			err = p.Ready(ctx)
+		}
+		p.Kill()
+		if err := p.Stop(); err != nil {
+			t.Error(err)
+		}
+		if left, _ := os.ReadDir(parent); len(left) != 0 {
+			t.Errorf("left behind: %v", left)
+		}
+		missing := slices.DeleteFunc(slices.Clone(want), func(part string) bool { return err != nil && strings.Contains(err.Error(), part) })
+		if len(missing) == 0 {
+			return
+		}
+		if within > time.Minute {
+			t.Fatalf("no %q in: %v", missing, err)
+		}
 	}
 }

@@ -89,6 +89,26 @@ func TestCPUQuota(t *testing.T) {
 	}
 }
 
+func TestMemoryThere(t *testing.T) {
+	const meminfo, mib = "MemTotal: 8388608 kB\nMemAvailable:    4194304 kB\n", 1 << 20
+	for _, c := range []struct {
+		name  string
+		files map[string]string
+		want  int64
+	}{
+		{"not told", nil, 0},
+		{"no group", map[string]string{"proc/meminfo": meminfo}, 4096 * mib},
+		{"v2, the parent's is smaller", map[string]string{"proc/meminfo": meminfo, "proc/self/cgroup": "0::/a/b\n", "sys/fs/cgroup/a/b/memory.max": "max\n", "sys/fs/cgroup/a/b/memory.current": "1048576\n",
+			"sys/fs/cgroup/a/memory.max": "209715200\n", "sys/fs/cgroup/a/memory.current": "104857600\n"}, 100 * mib},
+		{"v2, own namespace", map[string]string{"proc/meminfo": meminfo, "proc/self/cgroup": "0::/\n", "sys/fs/cgroup/memory.max": "209715200\n", "sys/fs/cgroup/memory.current": "0\n"}, 200 * mib},
+		{"v1", map[string]string{"proc/meminfo": meminfo, "proc/self/cgroup": "4:memory:/x\n3:cpu:/\n", "sys/fs/cgroup/memory/x/memory.limit_in_bytes": "209715200\n", "sys/fs/cgroup/memory/x/memory.usage_in_bytes": "1048576\n"}, 199 * mib},
+	} {
+		if got := fake(t, c.files).memoryThere(); got != c.want {
+			t.Errorf("%s: %d, want %d", c.name, got, c.want)
+		}
+	}
+}
+
 const mountinfo = `27 1 254:0 / / rw,relatime - ext4 /dev/vda rw
 24 27 0:6 / /dev rw - devtmpfs devtmpfs rw
 50 27 8:17 / /data\040one rw,noatime shared:5 - xfs /dev/sdb1 rw

@@ -10,7 +10,6 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -226,47 +225,14 @@ func serve(set *config.Broker) error {
 // populate makes the memory of the tails resident, where there is enough: what is too much for a control group is not refused,
 // the group's largest process is killed.
 func populate(pools []*ring.Pool, bytes int64) {
-	if all, there := int64(len(pools))*bytes, memoryThere(); all > there/2 {
+	all, there := int64(len(pools))*bytes, machine{"/"}.memoryThere()
+	if all > there/2 {
 		logf("memory.populate: not done: %d cores of tail.bytes=%d are more than half of the %d MiB that there are", len(pools), bytes, there>>20)
 		return
 	}
 	for _, p := range pools {
 		p.Populate(int(bytes))
 	}
-}
-
-// memoryThere is how much memory this process may still use, bytes: what is available on the machine, and in its control groups. Where that is not told it is 0.
-func memoryThere() int64 {
-	there := int64(0)
-	for line := range strings.Lines(readText("/proc/meminfo")) {
-		if f := strings.Fields(line); len(f) == 3 && f[0] == "MemAvailable:" {
-			kib, _ := strconv.ParseInt(f[1], 10, 64)
-			there = kib << 10
-		}
-	}
-	groups := readText("/proc/self/cgroup")
-	for _, v := range []struct{ name, root, most, used string }{
-		{"0::", "/sys/fs/cgroup", "memory.max", "memory.current"},
-		{":memory:", "/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"}, // version 1
-	} {
-		_, group, _ := strings.Cut(groups, v.name)
-		group, _, _ = strings.Cut(group, "\n")
-		for at, top := filepath.Clean("/"+group), false; !top; at = filepath.Dir(at) {
-			most, err := strconv.ParseInt(strings.TrimSpace(readText(filepath.Join(v.root, at, v.most))), 10, 64) // "max" is no limit
-			used, failed := strconv.ParseInt(strings.TrimSpace(readText(filepath.Join(v.root, at, v.used))), 10, 64)
-			if err == nil && failed == nil {
-				there = min(there, most-used)
-			}
-			top = at == "/"
-		}
-	}
-	return there
-}
-
-// readText is a file of the kernel's, or "".
-func readText(path string) string {
-	b, _ := os.ReadFile(path)
-	return string(b)
 }
 
 // chooseBackend takes uring where it can be had; otherwise it says why not.
