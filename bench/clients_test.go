@@ -147,7 +147,9 @@ func TestFranzWatchTellsNothingWrong(t *testing.T) {
 		if taken < 1000 || refused {
 			for _, qt := range q.(*kmsg.ProduceRequest).Topics {
 				for _, qp := range qt.Partitions {
-					taken += recordbatch.Batch(qp.Records).Count()
+					if len(qp.Records) > 0 { // kgo leaves a batch out that ended while its request was written
+						taken += recordbatch.Batch(qp.Records).Count()
+					}
 				}
 			}
 			return nil, nil, false
