@@ -99,6 +99,7 @@ type powerRun struct {
 	producers []*powerProducer
 	workload  Workload
 	topic     string
+	starting  int64 // changes and syncs of the last start that was not cut
 }
 
 // Run makes one row. See PowerGround.
@@ -133,9 +134,11 @@ func (r *powerRun) all(ctx context.Context) (err error) {
 	if r.mount, err = r.disk.Mount(r.dir); err != nil {
 		return err
 	}
+	before := r.disk.Events()
 	if err := r.target.Start(ctx); err != nil {
 		return err
 	}
+	r.starting = r.disk.Events() - before
 	if err := r.target.Create(ctx, r.topic, r.workload); err != nil {
 		return err
 	}
@@ -271,10 +274,8 @@ func (r *powerRun) cut(ctx context.Context) error {
 	return err
 }
 
-// recoveringMax is among how many changes and syncs of a start a cut is drawn.
-const recoveringMax = 300
-
-// powerUp starts the broker on what the cut has left, cutting starts as it is drawn.
+// powerUp starts the broker on what the cut has left, cutting starts as it is drawn: among as many changes and syncs as the last one
+// that was not cut made, so that every part of a start is met, also of a broker that changes little.
 func (r *powerRun) powerUp(ctx context.Context, c *PowerCut) error {
 	for {
 		if err := r.mount.Unmount(); err != nil {
@@ -294,7 +295,7 @@ func (r *powerRun) powerUp(ctx context.Context, c *PowerCut) error {
 		starting, cancel := context.WithCancel(ctx)
 		dark := r.disk.Dark()
 		if again {
-			r.disk.CutAfter(1 + r.random.Int64N(recoveringMax))
+			r.disk.CutAfter(1 + r.random.Int64N(max(1, r.starting)))
 			go func() {
 				select {
 				case <-dark:
@@ -303,8 +304,10 @@ func (r *powerRun) powerUp(ctx context.Context, c *PowerCut) error {
 				}
 			}()
 		}
+		before := r.disk.Events()
 		err = r.target.Start(starting)
 		r.disk.CutAfter(0)
+		changes := r.disk.Events() - before
 		cancel()
 		select {
 		case <-dark:
@@ -316,6 +319,7 @@ func (r *powerRun) powerUp(ctx context.Context, c *PowerCut) error {
 			continue
 		default:
 		}
+		r.starting = changes
 		r.output.take(r.row)
 		c.Ready = r.target.Info().Ready
 		return err

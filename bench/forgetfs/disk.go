@@ -107,6 +107,13 @@ func (d *Disk) CutAfter(n int64) {
 	}
 }
 
+// Events counts changes and syncs, refused ones too, since the disk was made.
+func (d *Disk) Events() int64 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.events
+}
+
 // Dark is closed when the power goes.
 func (d *Disk) Dark() <-chan struct{} {
 	d.mu.Lock()

@@ -286,6 +286,7 @@ func TestCutStopsEverything(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer unix.Close(fd)
+	before := d.Events()
 	d.CutAfter(2)
 	dark := d.Dark()
 	if _, err := unix.Pwrite(fd, text, 0); err != nil {
@@ -295,6 +296,9 @@ func TestCutStopsEverything(t *testing.T) {
 		t.Errorf("the write at which the power goes: %v", err)
 	}
 	<-dark
+	if n := d.Events() - before; n != 2 {
+		t.Errorf("%d events, not 2", n)
+	}
 	if err := unix.Fsync(fd); err != unix.EIO {
 		t.Errorf("fsync in the dark: %v", err)
 	}

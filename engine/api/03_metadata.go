@@ -110,7 +110,7 @@ func (r *Routes) failed(t *cluster.Topic, partition int) bool {
 // createTopic has the controller make a topic and comes back to this core.
 func (c *Core) createTopic(spec cluster.TopicSpec, done func(*cluster.Topic, error)) {
 	c.On(0, func(at *Core) {
-		at.create(spec, false, func(t *cluster.Topic, err error) {
+		at.Controller.CreateTopic(spec, false, func(t *cluster.Topic, err error) {
 			at.On(c.Loop.ID, func(*Core) { done(t, err) })
 		})
 	})

@@ -1,14 +1,9 @@
 package api
 
 // CreateTopics (key 19), versions 2-7. 5 the configs that a topic came out with; 7 its id.
-//
-// A name that differs from an existing one only in '.' and '_' is refused, as Kafka
-// does (Topic.hasCollision): names of metrics are made of them, with '_' for '.'.
 
 import (
 	"errors"
-	"fmt"
-	"strings"
 
 	"github.com/millrace/millrace/engine/cluster"
 	"github.com/millrace/millrace/engine/config"
@@ -65,7 +60,7 @@ func createTopics(c *call, r kmsg.Request) {
 		}
 		all.add()
 		c.On(0, func(at *Core) {
-			at.create(spec, req.ValidateOnly, func(t *cluster.Topic, err error) {
+			at.Controller.CreateTopic(spec, req.ValidateOnly, func(t *cluster.Topic, err error) {
 				c.back(at, func() {
 					if err != nil {
 						a.ErrorCode, a.ErrorMessage = clusterError(err)
@@ -82,50 +77,6 @@ func createTopics(c *call, r kmsg.Request) {
 		})
 	}
 	all.end()
-}
-
-// create has the controller make a topic, or only say whether it would. On core 0. Of
-// names that collide one is made after the other, so that the second meets the first.
-func (c *Core) create(spec cluster.TopicSpec, dry bool, done func(*cluster.Topic, error)) {
-	name := unified(spec.Name)
-	if waiting, ok := c.making[name]; ok {
-		c.making[name] = append(waiting, func() { c.create(spec, dry, done) })
-		return
-	}
-	if there := colliding(c.Controller.Image(), spec.Name); there != "" {
-		done(nil, fmt.Errorf("%w: %s differs only in '.' and '_' from the existing topic %s", cluster.ErrInvalidTopic, spec.Name, there))
-		return
-	}
-	if c.making == nil {
-		c.making = map[string][]func(){}
-	}
-	c.making[name] = nil
-	c.Controller.CreateTopic(spec, dry, func(t *cluster.Topic, err error) {
-		waiting := c.making[name]
-		delete(c.making, name)
-		done(t, err)
-		for _, next := range waiting {
-			next()
-		}
-	})
-}
-
-// unified is a topic's name as names of metrics have it.
-func unified(name string) string { return strings.ReplaceAll(name, ".", "_") }
-
-// colliding is the topic that a new one of that name would collide with. An equal
-// name is none: that the topic exists is another error.
-func colliding(im *cluster.Image, name string) string {
-	if !strings.ContainsAny(name, "._") || im.Topics[name] != nil {
-		return ""
-	}
-	want := unified(name)
-	for _, there := range im.Names {
-		if len(there) == len(name) && unified(there) == want {
-			return there
-		}
-	}
-	return ""
 }
 
 func createdConfigs(cfg *config.Broker, set map[string]string) []kmsg.CreateTopicsResponseTopicConfig {

@@ -89,8 +89,7 @@ type Core struct {
 	ids         idBlock
 	producing   int // Produce requests in the works
 	draining    shard.Timer
-	unreadAgain int64               // the clock when unreadable speaks again
-	making      map[string][]func() // on core 0: unified names of topics under way to the controller, and who waits for each
+	unreadAgain int64 // the clock when unreadable speaks again
 	closing     bool
 }
 

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"regexp"
 	"strconv"
+	"strings"
 )
 
 // What a controller refuses. The API turns them into Kafka's error codes.
@@ -93,6 +94,9 @@ func (c *Controller) check(s *TopicSpec) error {
 	if c.image.Topics[s.Name] != nil {
 		return fmt.Errorf("%w: %s", ErrTopicExists, s.Name)
 	}
+	if there := c.colliding(s.Name); there != "" {
+		return fmt.Errorf("%w: %s differs only in '.' and '_' from the existing topic %s", ErrInvalidTopic, s.Name, there)
+	}
 	if s.Assignment != nil {
 		if s.Partitions != -1 && int(s.Partitions) != len(s.Assignment) {
 			return fmt.Errorf("%w: both partitions and an assignment", ErrInvalidAssignment)
@@ -119,6 +123,24 @@ func (c *Controller) check(s *TopicSpec) error {
 	}
 	return nil
 }
+
+// colliding is the topic that a new one of that name would collide with, or "". Kafka refuses it too (Topic.hasCollision):
+// names of metrics are made of topics', with '_' for '.'.
+func (c *Controller) colliding(name string) string {
+	if !strings.ContainsAny(name, "._") {
+		return ""
+	}
+	want := unified(name)
+	for _, there := range c.image.Names {
+		if len(there) == len(name) && unified(there) == want {
+			return there
+		}
+	}
+	return ""
+}
+
+// unified is a topic's name as names of metrics have it.
+func unified(name string) string { return strings.ReplaceAll(name, ".", "_") }
 
 // CreateTopic makes a topic. With dry it only says whether it would.
 func (c *Controller) CreateTopic(s TopicSpec, dry bool, done func(*Topic, error)) {

@@ -222,6 +222,51 @@ func TestControllerInOrder(t *testing.T) {
 	d.agree()
 }
 
+// A name that differs from one that is there only in '.' and '_' is refused.
+func TestCollidingNames(t *testing.T) {
+	d := newDesk(t)
+	for _, name := range []string{"a.b", "ab", "x_y.z", "plain"} {
+		d.wants("create", d.create(name, 1), nil)
+	}
+	for name, with := range map[string]string{
+		"a_b": "a.b", "a-b": "", "a.b.": "", "x.y_z": "x_y.z", "x_y_z": "x_y.z", "x.y.z": "x_y.z", "p_lain": "",
+	} {
+		if with == "" {
+			d.wants(name, d.create(name, 1), nil)
+			d.wants(name, d.remove(name), nil)
+			continue
+		}
+		err := d.create(name, 1)
+		d.wants(name, err, cluster.ErrInvalidTopic)
+		if !strings.HasSuffix(err.Error(), " "+with) {
+			t.Errorf("%s: %v, not %s", name, err, with)
+		}
+	}
+	d.wants("the name itself", d.create("a.b", 1), cluster.ErrTopicExists)
+}
+
+// Of two names that collide and are asked for at once the second is refused, unless the first came to nothing.
+func TestCollisionsUnderWay(t *testing.T) {
+	for _, broken := range []bool{false, true} {
+		d := newDesk(t)
+		if broken {
+			d.disk = errors.New("disk")
+		}
+		got := map[string]error{}
+		for _, name := range []string{"a.b", "a_b", "other"} {
+			d.CreateTopic(cluster.TopicSpec{Name: name, Partitions: 1, Replicas: 1}, false, func(_ *cluster.Topic, err error) {
+				got[name] = err
+				d.disk = nil
+			})
+		}
+		d.run()
+		if (got["a.b"] != nil) != broken || errors.Is(got["a_b"], cluster.ErrInvalidTopic) == broken || (got["a_b"] == nil) != broken || got["other"] != nil || len(got) != 3 {
+			t.Errorf("broken %v: %v", broken, got)
+		}
+		d.agree()
+	}
+}
+
 func TestDecodeNamesTheKey(t *testing.T) {
 	for _, kv := range []cluster.KV{
 		{Key: cluster.TopicKey("t"), Value: []byte("{")},
