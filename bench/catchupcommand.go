@@ -79,7 +79,7 @@ func parseCatchup(args []string, stderr io.Writer) (*catchup, error) {
 	f.DurationVar(&w.Warmup, "warmup", 2*time.Second, "of each run, in no figure; a whole read at least (default with kafka: 10s)")
 	f.DurationVar(&w.Duration, "duration", 5*time.Second, "measured time of each run")
 	f.IntVar(&c.rule.Runs, "runs", 5, "of each row, in turns")
-	f.IntVar(&c.rule.RepeatsMax, "repeats", 2, fmt.Sprintf("how often a run with more than %.0f %% CPU steal is made again", StealMax))
+	f.IntVar(&c.rule.RepeatsMax, "repeats", 2, repeatsUsage)
 	f.StringVar(&c.dir, "dir", "", "`directory` in which data directories are made (default: the system's temporary one)")
 	f.Var(&c.overrides, "override", "setting of our own broker `key=value`; repeatable")
 	f.Var(pairs(w.TopicConfig), "topic-config", "setting of the backlog's topic `key=value`; repeatable")
@@ -186,12 +186,8 @@ func (c *catchup) finish(table []Summary, results []*Result, err error) (int, er
 }
 
 func (c *catchup) toldCatchUp(row string, round, _ int, r *Result) {
-	disturbed := ""
-	if r.Disturbed {
-		disturbed = "  disturbed"
-	}
 	mb := r.BytesPerSecond / 1e6
-	c.say("%-26s round %d/%d  %s MB/s  broker CPU %s s/GB  steal %.1f %%%s", row, round, c.rule.Runs, number(&mb), number(r.brokerCPUPerGB()), r.Use.Steal, disturbed)
+	c.say("%-26s round %d/%d  %s MB/s  broker CPU %s s/GB  %s", row, round, c.rule.Runs, number(&mb), number(r.brokerCPUPerGB()), r.disturbance())
 }
 
 // runCatchUp makes one run: see Options.run.

@@ -49,7 +49,7 @@ func parseCeiling(args []string, stderr io.Writer) (*ceiling, error) {
 	f.DurationVar(&w.Warmup, "warmup", 2*time.Second, "in no figure")
 	f.DurationVar(&w.Duration, "duration", 10*time.Second, "measured time of each part")
 	f.IntVar(&c.rule.Runs, "runs", 5, "runs of each client, in each part")
-	f.IntVar(&c.rule.RepeatsMax, "repeats", 2, fmt.Sprintf("how often a run with more than %.0f %% CPU steal is made again", StealMax))
+	f.IntVar(&c.rule.RepeatsMax, "repeats", 2, repeatsUsage)
 	f.StringVar(&c.confine, "confine", "auto", "keep the broker to one CPU and the client to the others: `on, off` or auto (on)")
 	f.StringVar(&c.out, "out", "", "write raw histograms and machine facts to `FILE.json`")
 	if err := f.Parse(args); err != nil {

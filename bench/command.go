@@ -317,7 +317,7 @@ func (p *produce) targetFlags(f *flag.FlagSet) {
 	f.Var(&p.asked.managed, "peer", "a peer that is installed, started and stopped here as a row, with or without --compare: `[NAME=]kafka[+topic.setting=value]` or [NAME=]nats[+sync_interval=always]; repeatable")
 	f.Var(&p.peers, "peer-bootstrap", "another broker as a row, with or without --compare: `NAME=HOST:PORT[,HOST:PORT][+topic.setting=value]`; repeatable")
 	f.IntVar(&p.rule.Runs, "runs", p.rule.Runs, "runs of each row (produce: when comparing; curve: of each rate)")
-	f.IntVar(&p.rule.RepeatsMax, "repeats", 2, fmt.Sprintf("how often a run with more than %.0f %% CPU steal is made again (produce: when comparing)", StealMax))
+	f.IntVar(&p.rule.RepeatsMax, "repeats", 2, repeatsUsage+" (produce: when comparing)")
 }
 
 // loadFlags are those that say what a record and a run are.
@@ -337,7 +337,7 @@ func (p *produce) loadFlags(f *flag.FlagSet) {
 
 // resolve reads what the flags hold as text.
 func (p *produce) resolve() error {
-	p.options.VerifyMax, p.options.Touch = p.verifyMax<<20, p.touch<<20
+	p.options.VerifyMax, p.options.Touch, p.options.memory = p.verifyMax<<20, p.touch<<20, &memoryWatch{}
 	if p.asked.compare != "" {
 		for _, s := range strings.Split(p.asked.compare, ",") {
 			row, err := parseOwn(s)

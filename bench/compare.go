@@ -19,8 +19,8 @@ type Row struct {
 // RepeatRule is how disturbed runs are treated.
 type RepeatRule struct {
 	Runs       int     `json:"runs"`                // wanted per row
-	RepeatsMax int     `json:"repeatsPerRun"`       // a run disturbed by steal is made again up to so often
-	StealMax   float64 `json:"stealPercentAllowed"` // above it a run is disturbed
+	RepeatsMax int     `json:"repeatsPerRun"`       // a disturbed run is made again up to so often
+	StealMax   float64 `json:"stealPercentAllowed"` // above it a run is disturbed; see SpeedMin, too
 }
 
 // Confinement is which CPUs the parts of a comparison keep to. Empty lists
@@ -266,6 +266,7 @@ func Compare(ctx context.Context, rows []Row, w Workload, rule RepeatRule, c Con
 		}
 	}
 	var table []Summary
+	o.memory.settle(all)
 	for i, row := range rows {
 		table = append(table, Summarize(row.Name, w.Partitions, perRow[i]))
 	}
@@ -299,9 +300,21 @@ func attempt(ctx context.Context, row Row, w Workload, rule RepeatRule, c Confin
 	return attempts, nil
 }
 
-// runRow starts a row's target, confines it if it is a process of this machine
+// runRow makes one run of a row, and measures the speed of memory before and after it.
+func runRow(ctx context.Context, row Row, w Workload, c Confinement, o Options) (*Result, error) {
+	s := MemorySpeed{Before: o.memory.speed(c)}
+	res, err := startAndRun(ctx, row, w, c, o)
+	if err != nil {
+		return nil, err
+	}
+	s.After = o.memory.speed(c)
+	o.memory.judge(res, s)
+	return res, nil
+}
+
+// startAndRun starts a row's target, confines it if it is a process of this machine
 // that the harness did not start, makes one run and puts everything back.
-func runRow(ctx context.Context, row Row, w Workload, c Confinement, o Options) (res *Result, err error) {
+func startAndRun(ctx context.Context, row Row, w Workload, c Confinement, o Options) (res *Result, err error) {
 	defer func() { err = errors.Join(err, row.Target.Stop()) }()
 	if err := row.Target.Start(ctx); err != nil {
 		return nil, err

@@ -108,7 +108,7 @@ func (p *produce) point(c Curve, at Point) {
 // besides says what else a reader must know of a point.
 func (p Point) besides() (s string) {
 	if p.Disturbed {
-		s = "; disturbed by CPU steal"
+		s = "; disturbed"
 	}
 	if p.Others > OthersMax {
 		s += fmt.Sprintf("; others used %.1f CPUs", p.Others)

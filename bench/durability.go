@@ -93,7 +93,7 @@ func parseDurability(args []string, stderr io.Writer) (*durability, error) {
 	f.DurationVar(&d.saturated, "saturate", duration("saturate"), "measured time of each saturated run; 0: none")
 	f.DurationVar(&w.DrainTimeout, "drain-timeout", 10*time.Second, "how long to wait for acknowledgements after the last send")
 	f.IntVar(&d.rule.Runs, "runs", number("runs"), "rounds: runs of each row with each load")
-	f.IntVar(&d.rule.RepeatsMax, "repeats", 1, fmt.Sprintf("how often a run with more than %.0f %% CPU steal is made again", StealMax))
+	f.IntVar(&d.rule.RepeatsMax, "repeats", 1, repeatsUsage)
 	f.Int64Var(&d.verifyMax, "verify-max", 8192, "`MiB` sent above which a run is not read back (the table says so)")
 	touch := f.Int64("touch-memory", 0, touchUsage)
 	f.StringVar(&d.dir, "dir", "", "`directory` in which data directories are made (default: the system's temporary one)")
@@ -116,7 +116,7 @@ func parseDurability(args []string, stderr io.Writer) (*durability, error) {
 		}
 	}
 	d.life = time.Duration(*life * float64(time.Second))
-	d.options = Options{Verify: true, VerifyMax: d.verifyMax << 20, Touch: *touch << 20}
+	d.options = Options{Verify: true, VerifyMax: d.verifyMax << 20, Touch: *touch << 20, memory: &memoryWatch{}}
 	if f.NArg() > 0 {
 		return nil, fmt.Errorf("unexpected argument %q", f.Arg(0))
 	}
@@ -365,11 +365,7 @@ func (d *durability) rounds(ctx context.Context, cells []matrixCell, c Confineme
 				d.bar.begin("run %d/%d, round %d of %d: %s", at, d.rule.Runs*len(cells), s.round+1, d.rule.Runs, cell)
 				return
 			}
-			disturbed := ""
-			if r.Disturbed {
-				disturbed = "  disturbed"
-			}
-			d.say("%s: %s records/s  p50 %s  p99 %s  steal %.1f %%  read back %s%s", cell, number(&r.RecordsPerSecond), micros(r.Latency.P50), micros(r.Latency.P99), r.Use.Steal, r.Verify.State, disturbed)
+			d.say("%s: %s records/s  p50 %s  p99 %s  %s  read back %s", cell, number(&r.RecordsPerSecond), micros(r.Latency.P50), micros(r.Latency.P99), r.disturbance(), r.Verify.State)
 		})
 		d.bar.passed(cell.cost())
 		f.Runs = append(f.Runs, attempts...)
@@ -383,6 +379,7 @@ func (d *durability) rounds(ctx context.Context, cells []matrixCell, c Confineme
 			d.say("%s", d.notes[len(d.notes)-1])
 		}
 	}
+	d.options.memory.settle(f.Runs)
 	f.Table = f.summaries()
 	for _, r := range f.Runs { // where time goes within a broker is the larger part of a run in the file, and bench produce has it
 		r.Trace = nil

@@ -64,8 +64,10 @@ func Markdown(table []Summary, runs []*Result, f File) string {
 	}
 	b.WriteString(stages(table, first != ""))
 	b.WriteString(waited(table, first != ""))
-	if touched := touchedText(runs); touched != "" {
-		fmt.Fprintf(&b, "- %s\n", touched)
+	for _, text := range []string{touchedText(runs), memoryText(runs)} {
+		if text != "" {
+			fmt.Fprintf(&b, "- %s\n", text)
+		}
 	}
 	fmt.Fprintf(&b, "\nFlushes are the whole device's. Targets: %s.\n\nMachine: %s.%s\n\nRepeat with:\n\n    %s\n", targets(runs), f.Machine, after(" ", f.Machine.Disk.writesLine()), f.Command)
 	return b.String()
@@ -137,7 +139,7 @@ func notes(table []Summary, sweep bool) string {
 			fmt.Fprintf(&b, "- %s: %s\n", name, n)
 		}
 		if s.Disturbed > 0 && !s.Marked {
-			fmt.Fprintf(&b, "- %s: %d runs made and left out of the medians (steal over %.0f %%, or cut short)\n", name, s.Disturbed, StealMax)
+			fmt.Fprintf(&b, "- %s: %d runs made and left out of the medians (disturbed, or cut short)\n", name, s.Disturbed)
 		}
 	}
 	return b.String()

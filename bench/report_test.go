@@ -342,7 +342,7 @@ func TestReportOfACurve(t *testing.T) {
 	page := pageOf(t, named{"curve.json", f})
 	checkPage(t, page)
 	for _, want := range []string{"Throughput against latency, 4 partitions", "<figcaption>Latency against offered load", "largest sustained", "not sustained",
-		"no: 87.5 % of the rate was achieved; disturbed by CPU steal", "<figcaption>CPU each second, os at 4000/s", "All settings of journal, 4 partitions"} {
+		"no: 87.5 % of the rate was achieved; disturbed", "<figcaption>CPU each second, os at 4000/s", "All settings of journal, 4 partitions"} {
 		if !strings.Contains(page, want) {
 			t.Errorf("no %q in the page", want)
 		}

@@ -147,7 +147,7 @@ func pointsTable(c Curve) reportTable {
 			verdict = "no: " + p.Why
 		}
 		if p.Disturbed {
-			verdict += "; disturbed by CPU steal"
+			verdict += "; disturbed"
 		}
 		line := plain(number(&offered), number(&p.Achieved), micros(p.P50), micros(p.P99), micros(p.P999), micros(&p.Max), fmt.Sprintf("%.1f", p.Steal), fmt.Sprintf("%.1f", p.Others), fmt.Sprint(p.Runs), verdict)
 		line[6].Warn, line[7].Warn, line[9].Warn = p.Disturbed, p.Others > OthersMax, !p.Sustained

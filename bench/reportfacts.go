@@ -100,7 +100,7 @@ func environment(f named) reportEnvironment {
 	fact("client", "%s", f.File.Runs[0].Target.ClientLib)
 	e.Facts = append(e.Facts, m.facts()...)
 	if rule := f.File.Rule; rule.Runs > 0 {
-		fact("repeats", "%d runs a row wanted; one with over %.0f %% CPU steal is disturbed and made again, up to %d times", rule.Runs, rule.StealMax, rule.RepeatsMax)
+		fact("repeats", "%d runs a row wanted; one with over %.0f %% CPU steal, or with memory at less than %.0f %% of its best speed before and after it, is disturbed and made again, up to %d times", rule.Runs, rule.StealMax, 100*SpeedMin, rule.RepeatsMax)
 	}
 	e.Rows = reportTable{Caption: "Brokers and the settings read back", Words: 6, Head: []string{"row", "acknowledged means", "version", "CPUs", "start to ready", "settings"}}
 	described := f.File

@@ -43,6 +43,7 @@ type Result struct {
 	Intervals        []Interval  `json:"intervals"`
 
 	Touched  *Touched     `json:"touchedBefore,omitempty"` // where asked for
+	Memory   *MemorySpeed `json:"memorySpeed,omitempty"`   // where the broker is confined to a CPU
 	Consumed *Consumption `json:"consumed,omitempty"`      // where there are consumers
 	Backlog  *Backlog     `json:"backlog,omitempty"`
 	CatchUp  *CatchUp     `json:"catchUp,omitempty"` // of bench catchup: nothing was acknowledged
@@ -56,7 +57,7 @@ type Result struct {
 	Verify Verification `json:"verification"`
 	Notes  []string     `json:"notes,omitempty"` // what a reader must know before using a figure
 
-	Disturbed bool `json:"disturbed"`          // steal was over StealMax
+	Disturbed bool `json:"disturbed"`          // steal was over StealMax, or memory slower than SpeedMin of the best
 	Left      bool `json:"leftOut,omitempty"`  // in a comparison: not in the medians
 	Partial   bool `json:"cutShort,omitempty"` // interrupted
 

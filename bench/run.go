@@ -31,6 +31,7 @@ type Options struct {
 	Each      func(Interval)     // told once a second; may be nil
 	Phase     func(phase string) // told what is going on; may be nil
 
+	memory  *memoryWatch                                                      // around the runs; may be nil
 	bar     *progress                                                         // of the command that makes the runs; may be nil
 	run     func(context.Context, Target, Workload, Options) (*Result, error) // makes it; nil: Run
 	lateMax time.Duration                                                     // see lateMaxDefault; 0: that

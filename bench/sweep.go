@@ -131,16 +131,12 @@ func (p *produce) rowsOf(client string, c Confinement) (rows []Row, err error) {
 
 // told shows a run that was made.
 func (p *produce) told(row string, round, attempt int, r *Result) {
-	disturbed := ""
-	if r.Disturbed {
-		disturbed = "  disturbed"
-	}
 	partitions := ""
 	if len(p.partitions) > 1 {
 		partitions = partitionsOf(r.Workload.Partitions) + "  "
 	}
-	p.say("%-12s %sround %d/%d  %s records/s  p50 %s  p99 %s  steal %.1f %%  ready in %.2f s  read back %s%s",
-		row, partitions, round, p.rule.Runs, number(&r.RecordsPerSecond), micros(r.Latency.P50), micros(r.Latency.P99), r.Use.Steal, r.Target.Ready, r.Verify.State, disturbed)
+	p.say("%-12s %sround %d/%d  %s records/s  p50 %s  p99 %s  %s  ready in %.2f s  read back %s",
+		row, partitions, round, p.rule.Runs, number(&r.RecordsPerSecond), micros(r.Latency.P50), micros(r.Latency.P99), r.disturbance(), r.Target.Ready, r.Verify.State)
 }
 
 // report prints and writes what was made; err is what ended it early.

@@ -99,8 +99,11 @@ func PrintResult(out io.Writer, r *Result) {
 	}
 	p("cpu         steal %.2f %%, idle %.1f %%, client %.2f s, broker %s s, others %s s, of which the kernel's own threads %s s; broker resident %s MiB",
 		r.Use.Steal, r.Use.Idle, r.Use.ClientCPU, number(r.Use.BrokerCPU), number(r.Use.OthersCPU), number(r.Use.KernelCPU), mebibytes(r.brokerRSS()))
-	if r.Disturbed {
+	if r.Use.Steal > StealMax {
 		p("            disturbed: over %.0f %% of CPU time was stolen by the hypervisor", StealMax)
+	}
+	if r.Memory != nil {
+		p("memory      copied at %s by the broker's CPU, before and after the run", r.Memory)
 	}
 	if flushes := r.flushesPerSecond(); flushes != nil {
 		p("disk        %s flushes/s, %s bytes each, %d writes (whole device %s, others' included)", number(flushes), number(r.bytesPerFlush()), *r.Use.DiskWrites, r.Use.Disk)

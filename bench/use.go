@@ -14,7 +14,7 @@ import (
 )
 
 // StealMax is the share of CPU time, in percent, that the hypervisor may take
-// during a run before the run counts as disturbed.
+// during a run before the run counts as disturbed; see SpeedMin, too.
 const StealMax = 3.0
 
 // Use is what a run cost, from the kernel's counters over the measured time.

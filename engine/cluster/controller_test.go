@@ -254,7 +254,7 @@ func TestCollisionsUnderWay(t *testing.T) {
 		}
 		got := map[string]error{}
 		for _, name := range []string{"a.b", "a_b", "other"} {
-			d.CreateTopic(cluster.TopicSpec{Name: name, Partitions: 1, Replicas: 1}, false, func(_ *cluster.Topic, err error) {
+			d.CreateTopic(cluster.TopicSpec{Name: name, Partitions: 1, Replicas: 1, Config: map[string]string{}}, false, func(_ *cluster.Topic, err error) {
 				got[name] = err
 				d.disk = nil
 			})
