@@ -24,7 +24,7 @@
 //   - Every acknowledged record is read back, once and in order, before a
 //     number counts ([Verifier]).
 //   - CPU steal and device flushes come from the kernel's counters and stand
-//     beside each figure. A run with more than [StealMax] steal is repeated.
+//     beside each figure. A run with more than [StealMax] steal, or with memory slower than [SpeedMin] of the best, is repeated.
 //
 // [File] is what a comparison or a search leaves; "bench report" draws it (a search's curve: reportcurve.go), as a page or in Markdown, [Changes] says what became of it since another.
 //
