@@ -119,6 +119,9 @@ func catchUpTable(f *File) (t reportTable, notes []string) {
 			notes = append(notes, s.Row+": "+n)
 		}
 	}
+	if text := memoryText(f.Runs); text != "" {
+		notes = append(notes, text)
+	}
 	return t, notes
 }
 

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -11,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/millrace/millrace/engine/cgroup"
 	"golang.org/x/sys/unix"
 )
 
@@ -103,26 +105,13 @@ func limits() map[string]string {
 			}
 		}
 	}
-	for file, as := range map[string]string{"memory.max": "memory, control group", "cpu.max": "CPU, control group (µs of each µs)"} {
-		for _, dir := range ownGroups() {
-			if v := readFile(filepath.Join(dir, file)); v != "" && !strings.HasPrefix(v, "max") {
-				all[as] = v
-				break
-			}
-		}
+	if limit, _ := cgroup.Memory("/"); limit < math.MaxInt64 {
+		all["memory, control group"] = fmt.Sprintf("%d MiB", limit>>20)
+	}
+	if cores, _ := cgroup.CPUs("/"); cores > 0 {
+		all["CPUs, control group"] = fmt.Sprintf("%.2f", cores)
 	}
 	return all
-}
-
-// ownGroups are the directories of this process's control group, of version 2, and of those above it.
-func ownGroups() (dirs []string) {
-	_, group, _ := strings.Cut(readFile("/proc/self/cgroup"), "0::")
-	group, _, _ = strings.Cut(group, "\n")
-	for at := filepath.Clean("/" + group); ; at = filepath.Dir(at) {
-		if dirs = append(dirs, filepath.Join("/sys/fs/cgroup", at)); at == "/" {
-			return dirs
-		}
-	}
 }
 
 // writeBack is when the kernel writes back what is in the page cache only; of a ratio and its bytes one is 0.

@@ -33,6 +33,14 @@ func (m MemorySpeed) String() string {
 	return fmt.Sprintf("%.1f and %.1f GB/s", m.Before/1e9, m.After/1e9)
 }
 
+// cell is the mean for a table; "-" where there is none.
+func (m *MemorySpeed) cell() string {
+	if m == nil {
+		return "-"
+	}
+	return fmt.Sprintf("%.1f", m.mean()/1e9)
+}
+
 // memoryWatch measures the speed of memory around the runs of a command. A nil one does not.
 type memoryWatch struct {
 	best float64                        // mean of a run, bytes/s
@@ -89,7 +97,7 @@ func (m *memoryWatch) mark(r *Result) (slow bool) {
 func (r *Result) disturbance() string {
 	s := fmt.Sprintf("steal %.1f %%", r.Use.Steal)
 	if r.Memory != nil {
-		s += fmt.Sprintf("  memory %.1f GB/s", r.Memory.mean()/1e9)
+		s += "  memory " + r.Memory.cell() + " GB/s"
 	}
 	if r.Disturbed {
 		s += "  disturbed"

@@ -331,13 +331,13 @@ func rowsTable(rows []*reportRow) reportTable {
 // runsTable is one line a run, those left out too.
 func runsTable(rows []*reportRow) reportTable {
 	t := reportTable{Caption: "Runs", Words: 2,
-		Head: []string{"row", "acknowledged means", "started (UTC)", "records/s", "p50", "p99", "max", "CPU steal %", "others' CPUs", "read back", "marks"}}
+		Head: []string{"row", "acknowledged means", "started (UTC)", "records/s", "p50", "p99", "max", "CPU steal %", "others' CPUs", "memory GB/s", "read back", "marks"}}
 	for _, r := range rows {
 		for _, run := range r.Runs {
 			line := plain(r.name(), string(run.Class), run.Started.UTC().Format(time.DateTime), number(&run.RecordsPerSecond), micros(run.Latency.P50), micros(run.Latency.P99),
-				micros(&run.Latency.Max), fmt.Sprintf("%.1f", run.Use.Steal), cpus(run.othersCPUs()), run.Verify.State, or(strings.Join(marks(run), ", "), "-"))
+				micros(&run.Latency.Max), fmt.Sprintf("%.1f", run.Use.Steal), cpus(run.othersCPUs()), run.Memory.cell(), run.Verify.State, or(strings.Join(marks(run), ", "), "-"))
 			line[0].Key = template.HTML(chart.Key(r.Style))
-			line[7].Warn, line[8].Warn, line[9].Warn, line[10].Warn = run.Disturbed, run.disturbedByOthers(), run.Verify.State == "FAILED", len(marks(run)) > 0
+			line[7].Warn, line[8].Warn, line[10].Warn, line[11].Warn = run.Use.Steal > StealMax, run.disturbedByOthers(), run.Verify.State == "FAILED", len(marks(run)) > 0
 			t.Lines = append(t.Lines, line)
 		}
 	}

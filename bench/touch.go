@@ -3,13 +3,12 @@ package bench
 import (
 	"context"
 	"fmt"
-	"math"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/millrace/millrace/engine/cgroup"
 	"golang.org/x/sys/unix"
 )
 
@@ -67,7 +66,8 @@ func (t Touched) micros() float64 { return t.Seconds * 1e6 / float64(t.Bytes>>12
 // touchMemory touches n bytes, or what is free but for touchSpare, in whole pages, and tells how long that took. Free is what this
 // process's control group may still have, too.
 func touchMemory(ctx context.Context, n int64) (*Touched, error) {
-	n = min(n, min(freeMemory(readFile("/proc/meminfo")), groupRoom(ownGroups()))-touchSpare) &^ (4<<10 - 1)
+	_, left := cgroup.Memory("/")
+	n = min(n, min(freeMemory(readFile("/proc/meminfo")), left)-touchSpare) &^ (4<<10 - 1)
 	if n <= 0 {
 		return &Touched{}, nil
 	}
@@ -86,21 +86,6 @@ func touchMemory(ctx context.Context, n int64) (*Touched, error) {
 		}
 	}
 	return &Touched{Bytes: n, Seconds: time.Since(start).Seconds()}, nil
-}
-
-// groupRoom is how many bytes the control groups in these directories may still use: the least of them; MaxInt64 where none has a limit.
-// What the page cache has of theirs counts as used.
-func groupRoom(dirs []string) int64 {
-	room := int64(math.MaxInt64)
-	for _, dir := range dirs {
-		most, err := strconv.ParseInt(readFile(filepath.Join(dir, "memory.max")), 10, 64)
-		if err != nil { // "max", or a root, which has none
-			continue
-		}
-		used, _ := strconv.ParseInt(readFile(filepath.Join(dir, "memory.current")), 10, 64)
-		room = min(room, most-used)
-	}
-	return room
 }
 
 // freeMemory is MemFree of /proc/meminfo in bytes, or 0: memory that holds nothing, not even the page cache.

@@ -3,13 +3,12 @@ package bench
 import (
 	"context"
 	"errors"
-	"math"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/millrace/millrace/engine/cgroup"
 )
 
 func TestTouchMemory(t *testing.T) {
@@ -18,7 +17,8 @@ func TestTouchMemory(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if min(freeMemory(readFile("/proc/meminfo")), groupRoom(ownGroups())) > 2*(touchSpare+asked) && (got.Bytes != asked || got.Seconds <= 0) {
+	_, left := cgroup.Memory("/")
+	if min(freeMemory(readFile("/proc/meminfo")), left) > 2*(touchSpare+asked) && (got.Bytes != asked || got.Seconds <= 0) {
 		t.Errorf("touched %+v, not %d bytes", got, asked)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -28,34 +28,6 @@ func TestTouchMemory(t *testing.T) {
 	}
 	if got, err := touchMemory(t.Context(), 0); err != nil || *got != (Touched{}) {
 		t.Errorf("nothing to touch: %+v, %v", got, err)
-	}
-}
-
-func TestGroupRoom(t *testing.T) {
-	group := func(most, used string) string {
-		dir := t.TempDir()
-		for name, content := range map[string]string{"memory.max": most, "memory.current": used} {
-			if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil {
-				t.Fatal(err)
-			}
-		}
-		return dir
-	}
-	for _, c := range []struct {
-		dirs []string
-		want int64
-	}{
-		{nil, math.MaxInt64},
-		{[]string{t.TempDir(), group("max\n", "5\n")}, math.MaxInt64},
-		{[]string{group("max\n", "5\n"), group("1000\n", "300\n"), group("900\n", "100\n")}, 700},
-		{[]string{group("100\n", "300\n")}, -200},
-	} {
-		if got := groupRoom(c.dirs); got != c.want {
-			t.Errorf("%v: %d, not %d", c.dirs, got, c.want)
-		}
-	}
-	if dirs := ownGroups(); dirs[len(dirs)-1] != "/sys/fs/cgroup" {
-		t.Errorf("%q", dirs)
 	}
 }
 

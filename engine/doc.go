@@ -38,6 +38,7 @@
 //	engine/cluster metadata: store, image, controller
 //	engine/config  what can be set
 //	engine/api     one file for each Kafka API
+//	engine/cgroup  what control groups leave to this process
 //	engine/metrics counters and histograms of one core
 //	engine/web     /live, /ready, /metrics, /status, /trace, and a page for people
 //	engine/simtest the broker in one goroutine on ring/sim, from a seed
@@ -47,7 +48,7 @@
 //
 //	leaves < ring < netio, shard, journal < log < replica < group < api < engine < bench, web, cmd
 //
-// Leaves (record, wire, cluster, metrics, config) import nothing of ours. Backends
+// Leaves (record, wire, cluster, metrics, config, cgroup) import nothing of ours. Backends
 // and cluster/file meet the engine only in cmd/millrace; in bench/simpower so do ring/sim, ring/fault and
 // cluster/file, and engine/simclient uses ring/sim.
 // imports_test.go holds it.

@@ -17,7 +17,7 @@ const module = "github.com/millrace/millrace"
 // layers are the packages from the bottom to the top: each may import those of the
 // layers below its own, and nothing else of ours.
 var layers = [][]string{
-	{"engine/record", "engine/wire", "engine/cluster", "engine/metrics", "engine/config"}, // leaves
+	{"engine/record", "engine/wire", "engine/cluster", "engine/metrics", "engine/config", "engine/cgroup"}, // leaves
 	{"ring"},
 	{"netio", "engine/shard", "engine/journal"},
 	{"engine/log"},

@@ -67,28 +67,6 @@ func TestSettings(t *testing.T) {
 	}
 }
 
-func TestCPUQuota(t *testing.T) {
-	for _, c := range []struct {
-		name  string
-		files map[string]string
-		want  float64
-		from  string
-	}{
-		{"none", nil, 0, ""},
-		{"v2, the parent's is smaller", map[string]string{"proc/self/cgroup": "0::/a/b\n", "sys/fs/cgroup/a/b/cpu.max": "400000 100000\n", "sys/fs/cgroup/a/cpu.max": "150000 100000\n"},
-			1.5, "/sys/fs/cgroup/a/cpu.max"},
-		{"v2, max", map[string]string{"proc/self/cgroup": "0::/a\n", "sys/fs/cgroup/a/cpu.max": "max 100000\n"}, 0, ""},
-		{"v2, own namespace", map[string]string{"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "50000 100000\n"}, 0.5, "/sys/fs/cgroup/cpu.max"},
-		{"v1", map[string]string{"proc/self/cgroup": "4:memory:/x\n3:cpu,cpuacct:/d\n", "sys/fs/cgroup/cpu/d/cpu.cfs_quota_us": "250000\n", "sys/fs/cgroup/cpu/d/cpu.cfs_period_us": "100000\n"},
-			2.5, "/sys/fs/cgroup/cpu/d/cpu.cfs_quota_us"},
-		{"v1, none", map[string]string{"proc/self/cgroup": "3:cpu:/\n", "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n", "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n"}, 0, ""},
-	} {
-		if got, from := fake(t, c.files).cpuQuota(); got != c.want || from != c.from {
-			t.Errorf("%s: %v from %q, want %v from %q", c.name, got, from, c.want, c.from)
-		}
-	}
-}
-
 func TestMemoryThere(t *testing.T) {
 	const meminfo, mib = "MemTotal: 8388608 kB\nMemAvailable:    4194304 kB\n", 1 << 20
 	for _, c := range []struct {
