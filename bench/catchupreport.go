@@ -119,10 +119,7 @@ func catchUpTable(f *File) (t reportTable, notes []string) {
 			notes = append(notes, s.Row+": "+n)
 		}
 	}
-	if text := memoryText(f.Runs); text != "" {
-		notes = append(notes, text)
-	}
-	return t, notes
+	return t, append(notes, memoryTexts(f.Runs)...)
 }
 
 // kibPerFetch is how much a reply held.

@@ -64,10 +64,8 @@ func Markdown(table []Summary, runs []*Result, f File) string {
 	}
 	b.WriteString(stages(table, first != ""))
 	b.WriteString(waited(table, first != ""))
-	for _, text := range []string{touchedText(runs), memoryText(runs)} {
-		if text != "" {
-			fmt.Fprintf(&b, "- %s\n", text)
-		}
+	for _, text := range memoryTexts(runs) {
+		fmt.Fprintf(&b, "- %s\n", text)
 	}
 	fmt.Fprintf(&b, "\nFlushes are the whole device's. Targets: %s.\n\nMachine: %s.%s\n\nRepeat with:\n\n    %s\n", targets(runs), f.Machine, after(" ", f.Machine.Disk.writesLine()), f.Command)
 	return b.String()

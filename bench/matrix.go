@@ -229,10 +229,8 @@ func matrixText(f File) []string {
 	if full != "" {
 		text = append(text, fmt.Sprintf("Saturated, and the columns right of it: closed loop, as fast as it is acknowledged; %s.", full))
 	}
-	for _, s := range []string{touchedText(f.Runs), memoryText(f.Runs)} {
-		if s != "" {
-			text = append(text, upper(s)+".")
-		}
+	for _, s := range memoryTexts(f.Runs) {
+		text = append(text, upper(s)+".")
 	}
 	return append(text, "One broker, one replica: there acks 1 waits for what acks all waits for, so the loss, which is measured with acks all, stands beside both. Flushes are the whole device's.")
 }

@@ -270,10 +270,8 @@ func section(id string, rows []*reportRow) (s reportSection, err error) {
 	s.Text = fmt.Sprintf("%s. %d producers, %d-byte records, %d a batch, acks %s, compression %s; %v measured after %v of warm-up.",
 		upper(rows[0].Runs[0].Loop), w.Producers, w.Size, w.Batch, w.Acks, w.Compression, w.Duration, w.Warmup)
 	for _, r := range rows {
-		for _, text := range []string{touchedText(r.Runs), memoryText(r.Runs)} {
-			if text != "" {
-				s.Notes = append(s.Notes, r.name()+": "+text)
-			}
+		for _, text := range memoryTexts(r.Runs) {
+			s.Notes = append(s.Notes, r.name()+": "+text)
 		}
 	}
 	s.Rows, s.Runs = rowsTable(rows), runsTable(rows)

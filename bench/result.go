@@ -42,9 +42,10 @@ type Result struct {
 	Batches          ClientStats `json:"batches"` // warm-up included
 	Intervals        []Interval  `json:"intervals"`
 
-	Touched  *Touched     `json:"touchedBefore,omitempty"` // where asked for
-	Memory   *MemorySpeed `json:"memorySpeed,omitempty"`   // where the broker is confined to a CPU
-	Consumed *Consumption `json:"consumed,omitempty"`      // where there are consumers
+	Touched  *Touched     `json:"touchedBefore,omitempty"`    // where asked for
+	FreeHuge *float64     `json:"freeInHugePieces,omitempty"` // share of free memory in pieces of 2 MiB and more, before the run
+	Memory   *MemorySpeed `json:"memorySpeed,omitempty"`      // where the broker is confined to a CPU
+	Consumed *Consumption `json:"consumed,omitempty"`         // where there are consumers
 	Backlog  *Backlog     `json:"backlog,omitempty"`
 	CatchUp  *CatchUp     `json:"catchUp,omitempty"` // of bench catchup: nothing was acknowledged
 

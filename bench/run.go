@@ -120,6 +120,7 @@ func Run(ctx context.Context, t Target, w Workload, o Options) (*Result, error) 
 			res.note("less memory was touched before the run than the %d MiB that were asked for: no more was free", o.Touch>>20)
 		}
 	}
+	res.FreeHuge = freeHuge(readFile("/proc/buddyinfo"))
 	topics := w.Streams.topicNames(res.Topic)
 	res.Topic = topics[0]
 	o.phase("creating topic %s with %s", res.Topic, partitionsOf(w.Partitions))

@@ -80,3 +80,15 @@ func TestTouchedIsTold(t *testing.T) {
 		t.Error(text)
 	}
 }
+
+func TestFreeHuge(t *testing.T) {
+	for buddyinfo, want := range map[string]float64{
+		"": -1, "Node 0, zone Normal x\n": -1, "Node 0, zone   Normal      0      0\n": -1,
+		"Node 0, zone      DMA      0      0      0      0      0      0      0      0      1      1      3 \nNode 0, zone   Normal    256      0      0      0      0      0      0      0      0      1      0 \n": 4096.0 / 4608,
+	} {
+		got := freeHuge(buddyinfo)
+		if (got == nil) != (want < 0) || got != nil && *got != want {
+			t.Errorf("%q: %v, want %v", buddyinfo, got, want)
+		}
+	}
+}
