@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"slices"
+
+	"golang.org/x/sys/unix"
 )
 
 // Row is one line of a comparison: a target, and what is asked of its topic.
@@ -300,8 +302,13 @@ func attempt(ctx context.Context, row Row, w Workload, rule RepeatRule, c Confin
 	return attempts, nil
 }
 
-// runRow makes one run of a row, and measures the speed of memory before and after it.
+// runRow makes one run of a row, and measures the speed of memory before and after it. What is dirty is written back first: a peer that
+// stays keeps a topic's files for a while (Kafka for a minute), and their write-back would fall into the next row's run.
 func runRow(ctx context.Context, row Row, w Workload, c Confinement, o Options) (*Result, error) {
+	if o.memory != nil {
+		o.phase("writing back what is dirty")
+		unix.Sync()
+	}
 	s := MemorySpeed{Before: o.memory.speed(c)}
 	res, err := startAndRun(ctx, row, w, c, o)
 	if err != nil {

@@ -156,9 +156,11 @@ func limit(n uint64) string {
 func (m machine) memory() []check {
 	var checks []check
 	if thp := m.read("sys/kernel/mm/transparent_hugepage/enabled"); thp != "" {
-		mode := chosen(thp)
-		checks = append(checks, judge("huge pages", "transparent_hugepage="+mode, mode != "always", statusWarn,
-			"the kernel may stall a core while it makes huge pages: echo madvise > /sys/kernel/mm/transparent_hugepage/enabled"))
+		mode, advice := chosen(thp), "the kernel may stall a core while it makes huge pages"
+		if mode == "never" {
+			advice = "recent batches are kept in pages of 4 KiB, into which copying is slow where free memory is in pieces"
+		}
+		checks = append(checks, judge("huge pages", "transparent_hugepage="+mode, mode == "madvise", statusWarn, advice+": echo madvise > /sys/kernel/mm/transparent_hugepage/enabled"))
 	}
 	if n, ok := m.number("vm.swappiness"); ok {
 		swap := m.field("proc/meminfo", "SwapTotal")

@@ -53,6 +53,10 @@ func TestSettings(t *testing.T) {
 			t.Errorf("%s: %q, want %s", name, got[name], want)
 		}
 	}
+	never := fake(t, map[string]string{"sys/kernel/mm/transparent_hugepage/enabled": "always madvise [never]\n"}).memory()
+	if c := never[0]; c.Name != "huge pages" || c.Status != statusWarn || !strings.Contains(c.Advice, "4 KiB") {
+		t.Errorf("no huge pages: %+v", c)
+	}
 	good := fake(t, map[string]string{
 		"proc/sys/kernel/osrelease": "6.1.0\n", "sys/kernel/mm/transparent_hugepage/enabled": "always [madvise] never\n",
 		"proc/sys/vm/swappiness": "60\n", "proc/meminfo": "MemAvailable: 40000000 kB\nSwapTotal: 0 kB\n",
