@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"slices"
 
@@ -55,11 +56,25 @@ func (c Confinement) confineGenerator() (restore func(), err error) {
 // that what changes on the machine meanwhile touches all rows alike.
 type slot struct{ round, row int }
 
-func interleave(rows, rounds int) []slot {
+// interleave orders the runs of rows, each of which has a load. In the first round they stand as they are; in later ones rows beside each other with
+// the same load stand in an order that is drawn, always the same, so that it is not always the same row that runs after another that has
+// left much behind.
+func interleave(loads []string, rounds int) []slot {
 	var plan []slot
 	for round := range rounds {
-		for row := range rows {
-			plan = append(plan, slot{round, row})
+		random := rand.New(rand.NewPCG(uint64(round), 0))
+		for from := 0; from < len(loads); {
+			to := from + 1
+			for to < len(loads) && loads[to] == loads[from] {
+				to++
+			}
+			for i, drawn := range random.Perm(to - from) {
+				if round == 0 {
+					drawn = i
+				}
+				plan = append(plan, slot{round, from + drawn})
+			}
+			from = to
 		}
 	}
 	return plan
@@ -247,7 +262,7 @@ func Compare(ctx context.Context, rows []Row, w Workload, rule RepeatRule, c Con
 	perRow := make([][]*Result, len(rows))
 	var all []*Result
 	var failed error
-	for _, s := range interleave(len(rows), rule.Runs) {
+	for _, s := range interleave(make([]string, len(rows)), rule.Runs) {
 		attempts, err := attempt(ctx, rows[s.row], w, rule, c, o, func(n int, r *Result) {
 			if r == nil && o.bar != nil {
 				o.bar.begin("%s, %s, round %d of %d%s", rows[s.row].Name, partitionsOf(w.Partitions), s.round+1, rule.Runs, again(n))

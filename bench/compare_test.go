@@ -6,9 +6,33 @@ import (
 )
 
 func TestInterleave(t *testing.T) {
-	want := []slot{{0, 0}, {0, 1}, {0, 2}, {1, 0}, {1, 1}, {1, 2}}
-	if got := interleave(3, 2); !slices.Equal(got, want) {
-		t.Errorf("%v, want %v", got, want)
+	loads := []string{"a", "a", "a", "a", "a", "b", "c", "c", "c", "c"}
+	const rounds = 50
+	plan, after := interleave(loads, rounds), map[[2]int]bool{}
+	for round := range rounds {
+		var rows []int
+		for i, s := range plan[round*len(loads):][:len(loads)] {
+			if s.round != round || loads[s.row] != loads[i] {
+				t.Fatalf("place %d of round %d: %v", i, round, s)
+			}
+			rows = append(rows, s.row)
+			if i > 0 {
+				after[[2]int{rows[i-1], s.row}] = true
+			}
+		}
+		if round == 0 && !slices.IsSorted(rows) {
+			t.Errorf("the first round: %v", rows)
+		}
+		slices.Sort(rows)
+		if len(slices.Compact(rows)) != len(loads) {
+			t.Errorf("round %d: %v", round, rows)
+		}
+	}
+	if want := 5*4 + 5 + 4 + 4*3; len(after) != want { // each row after each other one of its load, and at the borders
+		t.Errorf("%d orders of two rows, not %d", len(after), want)
+	}
+	if !slices.Equal(plan, interleave(loads, rounds)) {
+		t.Error("another time, another order")
 	}
 }
 

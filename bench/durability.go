@@ -352,8 +352,11 @@ func (d *durability) rounds(ctx context.Context, cells []matrixCell, c Confineme
 		return f, 0, err
 	}
 	defer restore()
-	broken := make([]bool, len(cells))
-	for _, s := range interleave(len(cells), d.rule.Runs) {
+	broken, loads := make([]bool, len(cells)), make([]string, len(cells))
+	for i, cell := range cells {
+		loads[i] = rowKey{"", cell.w.Partitions, cell.w.shape()}.String()
+	}
+	for _, s := range interleave(loads, d.rule.Runs) {
 		cell := cells[s.row]
 		if broken[s.row] {
 			d.bar.skip(cell.cost())
