@@ -35,6 +35,9 @@ testDurationMinutes: 1
 `), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	caught := make(chan os.Signal, 1) // and so not ignored by what is started here, where these tests run under nohup
+	signal.Notify(caught, syscall.SIGHUP)
+	t.Cleanup(func() { signal.Stop(caught) })
 	for name, c := range map[string]struct {
 		args   string
 		seen   string // on standard error: then it is stopped
