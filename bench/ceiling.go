@@ -52,6 +52,7 @@ func parseCeiling(args []string, stderr io.Writer) (*ceiling, error) {
 	f.IntVar(&c.rule.RepeatsMax, "repeats", 2, repeatsUsage)
 	f.StringVar(&c.confine, "confine", "auto", "keep the broker to one CPU and the client to the others: `on, off` or auto (on)")
 	f.StringVar(&c.out, "out", "", "write raw histograms and machine facts to `FILE.json`")
+	c.options.memory = &memoryWatch{}
 	if err := f.Parse(args); err != nil {
 		return nil, err
 	}

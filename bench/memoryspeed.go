@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"runtime"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -142,6 +143,9 @@ func copySpeed(cpu int) (bytesPerSecond float64, err error) {
 // copyMemory copies memory of its own, off the Go heap, whose collector is not to see it. It is in huge pages: with small ones what was
 // measured would be where the kernel had found them, see Touched.
 func copyMemory() (bytesPerSecond float64, err error) {
+	if thp := readFile("/sys/kernel/mm/transparent_hugepage/enabled"); thp == "" || strings.Contains(thp, "[never]") { // madvise succeeds all the same
+		return 0, fmt.Errorf("the kernel makes no huge pages: transparent_hugepage is %q", thp)
+	}
 	b, err := unix.Mmap(-1, 0, 2*speedBytes, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
 	if err != nil {
 		return 0, fmt.Errorf("map %d bytes to copy: %w", 2*speedBytes, err)

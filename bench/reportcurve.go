@@ -150,7 +150,7 @@ func pointsTable(c Curve) reportTable {
 			verdict += "; disturbed"
 		}
 		line := plain(number(&offered), number(&p.Achieved), micros(p.P50), micros(p.P99), micros(p.P999), micros(&p.Max), fmt.Sprintf("%.1f", p.Steal), fmt.Sprintf("%.1f", p.Others), fmt.Sprint(p.Runs), verdict)
-		line[6].Warn, line[7].Warn, line[9].Warn = p.Disturbed, p.Others > OthersMax, !p.Sustained
+		line[6].Warn, line[7].Warn, line[9].Warn = p.Steal > StealMax, p.Others > OthersMax, !p.Sustained || p.Disturbed
 		t.Lines = append(t.Lines, line)
 	}
 	return t
